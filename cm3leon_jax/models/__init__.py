@@ -1,0 +1,1 @@
+"""Pure Flax modules: the transformer, its cache, the image tokenizer's VQGAN, CLIP."""

@@ -1,0 +1,1 @@
+"""Text (SentencePiece) and image (VQGAN) tokenizers: train, load, encode, decode."""
