@@ -1,0 +1,1 @@
+"""The offline jobs as Apache Beam pipelines: tokenize, embed, index, neighbours."""

@@ -1,0 +1,76 @@
+"""raw pairs → documents: captions to text ids, pictures to image ids."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+
+from cm3leon_jax import records
+from cm3leon_jax.datasets import reader
+from cm3leon_jax.pipelines import shards
+from cm3leon_jax.tokenizers.image import ImageTokenizer
+from cm3leon_jax.tokenizers.text import TextTokenizer
+from cm3leon_jax.vocabulary import Vocabulary
+
+KIND = "documents"
+# Fields of a raw pair that a document carries on, for the tasks that need exact answers.
+CARRIED = ("id", "caption", "thing", "style", "name", "skin_tone", "gender", "category", "group")
+
+
+@dataclasses.dataclass
+class TokenizeJob:
+  """Encodes one split; see `shards.ShardJob`."""
+
+  corpus: str
+  split: str
+  pixels: int
+  count: int
+  vocabulary: Vocabulary
+  text_folder: str
+  image_folder: str
+
+  def setup(self) -> None:
+    self._text = TextTokenizer.load(self.text_folder)
+    self._image = ImageTokenizer.load(self.image_folder)
+
+  def records(self, shard: int, num_shards: int) -> Iterator[records.Record]:
+    begin, end = shards.bounds(self.count, shard, num_shards)
+    pairs = list(reader.read(self.corpus, f"{self.split}[{begin}:{end}]", self.pixels))
+    if not pairs:
+      return
+    texts = self._text.encode_batch([p["caption"] for p in pairs])
+    codes = self._image.encode(np.stack([p["image"] for p in pairs]))
+    for pair, text, code in zip(pairs, texts, codes):
+      yield {**{k: pair[k] for k in CARRIED}, "text": text, "image": self.vocabulary.image_ids(code)}
+
+
+def tokenize(corpus: str | os.PathLike, split: str, folder: str | os.PathLike, *, pixels: int, vocabulary: Vocabulary,
+             text_tokenizer: str | os.PathLike, image_tokenizer: str | os.PathLike, num_shards: int,
+             beam_options=()) -> Path:
+  """Writes the `documents` folder of one split.
+
+  Args:
+    corpus: TFDS data_dir of the raw pairs.
+    split: its split.
+    folder: where the documents go.
+    pixels: side of the pictures.
+    vocabulary: the one id space.
+    text_tokenizer: folder of the text tokenizer.
+    image_tokenizer: folder of the image tokenizer.
+    num_shards: files to write.
+    beam_options: flags for Beam.
+  """
+  image = ImageTokenizer.load(image_tokenizer)
+  text = TextTokenizer.load(text_tokenizer)
+  job = TokenizeJob(str(corpus), split, pixels, reader.count(corpus, split, pixels), vocabulary, str(text_tokenizer),
+                    str(image_tokenizer))
+  return shards.run(job, folder, KIND, num_shards, {
+      "vocabulary": vocabulary.fingerprint(),
+      "text_tokenizer": text.fingerprint,
+      "image_tokenizer": image.fingerprint,
+      "image_tokens": image.image_tokens,
+      "image_size": image.image_size,
+      "split": split,
+  }, beam_options)
