@@ -1,0 +1,1 @@
+"""Finding documents: CLIP encoder, ScaNN index, document selection and store."""
