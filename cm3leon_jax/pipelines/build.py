@@ -1,0 +1,118 @@
+"""All offline jobs of a corpus in order: corpus → documents → embeddings → index → neighbours → windows.
+
+    D/corpus  D/documents/<split>  D/embeddings/<split>  D/index  D/neighbours/<split>  D/windows/<name>
+
+A folder that is whole is not made again.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Callable, Sequence
+
+from cm3leon_jax import assets, manifest
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.layout import Layout
+from cm3leon_jax.retrieval.selection import Rules
+from cm3leon_jax.vocabulary import Vocabulary
+
+STAGES = ("corpus", "tokenize", "embed", "index", "neighbours", "windows")
+TRAIN = "train"
+HELD_OUT = ("heldout_drawings", "heldout_things")
+SPLITS = (TRAIN, *HELD_OUT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipelines:
+  """What the offline jobs need to know; bound in `configs/mixtures/`.
+
+  Attributes:
+    vocabulary: the one id space.
+    layout: geometry of a sample.
+    pixels: side of the pictures.
+    text_tokenizer: folder, absolute, shipped (`tokenizers/…`) or below the work folder.
+    image_tokenizer: the same.
+    encoder: the same; the CLIP that embeds documents and queries.
+    num_shards: files per folder of the training split; held-out splits get one.
+    query_dropout: share of a query's tokens dropped on the training split (paper §2.1: 0.2).
+    candidates: neighbours asked of the index per query, before selection.
+    rules: selection rules.
+    window_length: tokens a training batch row has after masking.
+    mask_reserve: ids kept free in a window for sentinels (3 a span).
+    epochs: passes over the corpus written as windows, each with new draws of K and of order.
+    document_counts: probabilities of K = 0, 1, 2, … retrieved documents in training.
+    seed: of all draws.
+  """
+
+  vocabulary: Vocabulary
+  layout: Layout
+  pixels: int = 256
+  text_tokenizer: str = "tokenizers/text"
+  image_tokenizer: str = "tokenizers/image"
+  encoder: str = "clip"
+  num_shards: int = 8
+  query_dropout: float = 0.2
+  candidates: int = 32
+  rules: Rules = Rules()
+  window_length: int = 4096
+  mask_reserve: int = 12
+  epochs: int = 1
+  document_counts: Sequence[float] = (0.0, 0.0, 0.0, 1.0)
+  seed: int = 0
+
+  def run(self, stage: str, workdir: str | os.PathLike, beam_options: Sequence[str] = ()) -> None:
+    """Runs one stage, or with `build` all that are not there yet."""
+    if stage not in (*STAGES, "build"):
+      raise InputError(f"{stage}: no such stage; known: {', '.join((*STAGES, 'build'))}")
+    for name in STAGES if stage == "build" else (stage,):
+      getattr(self, name)(Path(workdir), beam_options)
+
+  def folder(self, name: str, workdir: Path) -> Path:
+    """An asset: shipped, in the work folder, or absolute."""
+    inside = workdir / name  # an absolute name stays itself
+    return inside if manifest.exists(inside) or not name.startswith("tokenizers/") else assets.path(name)
+
+  def corpus(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.datasets import reader
+
+    reader.build(workdir / "corpus", self.pixels)
+
+  def tokenize(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.pipelines import tokenize
+
+    self._each_split(workdir / "documents", lambda split, folder, num_shards: tokenize.tokenize(
+        workdir / "corpus", split, folder, pixels=self.pixels, vocabulary=self.vocabulary,
+        text_tokenizer=self.folder(self.text_tokenizer, workdir), image_tokenizer=self.folder(self.image_tokenizer, workdir),
+        num_shards=num_shards, beam_options=beam_options))
+
+  def embed(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.pipelines import embed
+
+    self._each_split(workdir / "embeddings", lambda split, folder, num_shards: embed.embed(
+        workdir / "corpus", split, folder, pixels=self.pixels, encoder=self.folder(self.encoder, workdir),
+        num_shards=num_shards, beam_options=beam_options))
+
+  def index(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.pipelines import embed
+    from cm3leon_jax.retrieval.encoder import Encoder
+    from cm3leon_jax.retrieval.index import Index
+
+    if manifest.exists(workdir / "index"):
+      return
+    encoder = Encoder.load(self.folder(self.encoder, workdir))
+    ids, text, image = embed.load(workdir / "embeddings" / TRAIN, encoder.fingerprint)
+    Index.build(workdir / "index", encoder.document(text, image), ids, encoder.fingerprint)
+
+  def neighbours(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.pipelines import neighbours
+
+    self._each_split(workdir / "neighbours", lambda split, folder, num_shards: neighbours.neighbours(
+        workdir / "corpus", split, folder, pixels=self.pixels, encoder=self.folder(self.encoder, workdir),
+        index=workdir / "index", index_embeddings=workdir / "embeddings" / TRAIN,
+        query_dropout=self.query_dropout if split == TRAIN else 0.0, candidates=self.candidates, rules=self.rules,
+        seed=self.seed, num_shards=num_shards, beam_options=beam_options))
+
+  def _each_split(self, folder: Path, make: Callable[[str, Path, int], Path]) -> None:
+    for split in SPLITS:
+      if not manifest.exists(folder / split):
+        make(split, folder / split, self.num_shards if split == TRAIN else 1)
