@@ -1,0 +1,104 @@
+"""From logical axis names to mesh axes, by a strict table.
+
+Flax's own tables map an unknown name to "replicated" without a word, which shows on the pod as
+running out of memory. Here an unknown logical name, an unknown mesh axis and an indivisible
+dimension are errors that name both sides.
+"""
+
+import contextlib
+import contextvars
+from typing import Any, Mapping
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MeshAxes = str | tuple[str, ...] | None
+
+# Parameters and activations. `embed` is the width of parameters, `width` that of activations.
+DEFAULT_RULES: Mapping[str, MeshAxes] = {
+  "batch": ("data", "fsdp"),
+  "length": "sequence",
+  "width": None,
+  "embed": "fsdp",
+  "vocab": "tensor",
+  "mlp": "tensor",
+  "kv_heads": "tensor",
+  "qkv": None,
+  "head_dim": None,
+  "gate": None,
+  "norm": None,
+  "position": None,
+  "layers": None,
+}
+
+
+class ShardingError(ValueError):
+  """A logical name, mesh axis or dimension that does not fit the table."""
+
+
+def partition_spec(names: tuple[str, ...], shape: tuple[int, ...], rules: Mapping[str, MeshAxes], mesh: Mesh,
+                   what: str = "array") -> PartitionSpec:
+  """The spec of one array.
+
+  Args:
+    names: one logical name a dimension.
+    shape: the array's global shape.
+    rules: logical name → mesh axis, several, or None (replicated).
+    mesh: the device mesh.
+    what: the array's name, for the errors.
+
+  Raises:
+    ShardingError: unknown logical name or mesh axis, an axis used twice, or an indivisible dimension.
+  """
+  if len(names) != len(shape):
+    raise ShardingError(f"{what}: {len(names)} logical names {names} for shape {shape}")
+  parts, used = [], {}
+  for name, size in zip(names, shape):
+    if name not in rules:
+      raise ShardingError(f"{what}: no sharding rule for logical axis {name!r}; known: {', '.join(sorted(rules))}")
+    axes = rules[name]
+    axes = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+    shards = 1
+    for axis in axes:
+      if axis not in mesh.shape:
+        raise ShardingError(f"{what}: the rule for {name!r} names mesh axis {axis!r}; "
+                            f"the mesh has {', '.join(map(str, mesh.axis_names))}")
+      if axis in used:
+        raise ShardingError(f"{what}: logical axes {used[axis]!r} and {name!r} both map to mesh axis {axis!r}")
+      used[axis] = name
+      shards *= mesh.shape[axis]
+    if size % shards:
+      raise ShardingError(f"{what}: logical axis {name!r} of size {size} does not divide over {shards} devices of "
+                          f"mesh axis {' × '.join(axes)}; the next size that does is {-(-size // shards) * shards}")
+    parts.append(axes[0] if len(axes) == 1 else axes or None)
+  return PartitionSpec(*parts)
+
+
+def tree_shardings(axes: Any, abstract: Any, rules: Mapping[str, MeshAxes], mesh: Mesh) -> Any:
+  """NamedShardings of a tree of arrays, given the equal tree of logical axis names."""
+  def one(path, x, names):
+    return NamedSharding(mesh, partition_spec(names, x.shape, rules, mesh, jax.tree_util.keystr(path)))
+  return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+_active: contextvars.ContextVar = contextvars.ContextVar("sharding_rules", default=None)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, rules: Mapping[str, MeshAxes]):
+  """Within it, `constrain` applies. Enter it around tracing (the first call of a jitted function)."""
+  token = _active.set((mesh, rules))
+  try:
+    yield
+  finally:
+    _active.reset(token)
+
+
+def constrain(x: jax.Array, *names: str) -> jax.Array:
+  """Fixes the sharding of an activation by its logical names; nothing outside `use` or on one device."""
+  active = _active.get()
+  if active is None or active[0].size == 1:
+    return x
+  mesh, rules = active
+  spec = partition_spec(names, x.shape, rules, mesh, f"activation {names}")
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
