@@ -1,0 +1,103 @@
+"""JSON in and out of the evaluators: what is wrong with a file is said by name and count."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Collection, Iterable, Mapping
+
+import numpy as np
+
+from cm3leon_jax.errors import InputError
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Parses a file.
+
+  Raises:
+    InputError: no such file, or not JSON.
+  """
+  try:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise InputError(f"{path}: no such file") from error
+  except (IsADirectoryError, PermissionError) as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  except ValueError as error:
+    raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_json(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
+  """Writes a flat result; a reader sees the old file or the new one, never half of it."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".partial")
+  text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+  temporary.write_text(text + "\n", encoding="utf-8")
+  temporary.replace(path)
+
+
+def _plain(value):
+  if isinstance(value, (np.ndarray, np.generic)):
+    return value.tolist()
+  raise TypeError(f"a result cannot hold a {type(value).__name__}")
+
+
+def rows(data: Any, fields: Mapping[str, type | tuple[type, ...]], path: str | os.PathLike, what: str) -> list[dict]:
+  """Checks that `data` is a list of objects that hold `fields` of the given types; returns it.
+
+  Raises:
+    InputError: it is something else; names the first bad row, and how many are bad.
+  """
+  form = "[{" + ", ".join(f'"{name}": …' for name in fields) + "}, …]"
+  if not isinstance(data, list):
+    raise InputError(f"{path}: {what} must be a list {form}, this is a JSON {type(data).__name__}")
+  bad = [i for i, row in enumerate(data) if not isinstance(row, dict) or
+         any(not isinstance(row.get(name), kind) or isinstance(row.get(name), bool) for name, kind in fields.items())]
+  if bad:
+    raise InputError(f"{path}: {len(bad)} of {len(data)} rows of {what} are not of the form {form}; "
+                     f"the first is row {bad[0]}: {json.dumps(data[bad[0]], ensure_ascii=False)[:120]}")
+  if not data:
+    raise InputError(f"{path}: {what} is empty")
+  return data
+
+
+def check_unique(ids: Iterable, path: str | os.PathLike, name: str) -> None:
+  """Raises InputError where an id stands twice."""
+  seen, twice = set(), []
+  for i in ids:
+    if i in seen:
+      twice.append(i)
+    seen.add(i)
+  if twice:
+    raise InputError(f"{path}: {count(len(twice), name)} more than once: {sample(twice)}; keep one answer for each")
+
+
+def check_ids(predicted: Collection, known: Collection, path: str | os.PathLike, references: str | os.PathLike,
+              name: str, allow_missing: bool) -> list:
+  """Compares predicted ids with those of the references; returns the ids to score, in the references' order.
+
+  Raises:
+    InputError: unknown ids, or missing ones unless `allow_missing`.
+  """
+  predicted_set, known_set = set(predicted), set(known)
+  unknown = [i for i in predicted if i not in known_set]
+  if unknown:
+    hint = ""
+    if {str(i) for i in unknown} & {str(i) for i in known_set}:
+      hint = "; the ids' types differ: 42 and \"42\" are two ids"
+    raise InputError(f"{path}: {count(len(unknown), name)} not in {references}: {sample(unknown)}{hint}")
+  missing = [i for i in known if i not in predicted_set]
+  if missing and not allow_missing:
+    raise InputError(f"{path}: {count(len(missing), name)} of {references} without an answer: {sample(missing)}; "
+                     "answer them, or score what is there with --allow_missing")
+  return [i for i in known if i in predicted_set]
+
+
+def count(number: int, name: str) -> str:
+  return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def sample(ids: Collection, most: int = 5) -> str:
+  """The first few ids, for a message."""
+  ids = list(ids)
+  return ", ".join(repr(i) for i in ids[:most]) + (", …" if len(ids) > most else "")

@@ -1,0 +1,1 @@
+"""Feature networks in Flax that read the public weight files."""
