@@ -1,0 +1,1 @@
+"""Generation: prompt layouts, logits rules, the sampling engine, re-ranking."""

@@ -1,0 +1,169 @@
+"""What runs on the device: prefill of distinct prompts, then one token a row and step until all are done.
+
+Letters: D distinct prompts, P places of a prompt, S streams, R requests, N candidates a request,
+C = R·N candidates in all, B = S·C rows (stream-major, so that streams are slices), T steps,
+V columns of the head.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cm3leon_jax.decoding import cache as shared
+from cm3leon_jax.decoding import rules
+from cm3leon_jax.models.cache import init_cache
+from cm3leon_jax.models.config import TransformerConfig
+from cm3leon_jax.models.transformer import Transformer, block
+from cm3leon_jax.vocabulary import PAD_ID
+
+
+class Batch(NamedTuple):
+  """Arrays of one batch of requests.
+
+  Attributes:
+    tokens, positions: int32[D, P], left-padded.
+    valid: bool[D, P].
+    prompt_of: int32[S, R] the row of each stream's prompt.
+    planned_positions: int32[S, R, T].
+    allowed: int32[R, T, 2, 2] id ranges.
+    given: int32[R, T] id or -1.
+    steps: int32[R] how many tokens are planned.
+    stop: int32[R] id or -1.
+    seeds: uint32[R].
+    settings: dict of arrays [C], fields of `rules.Sampling` and `contrasted` bool[C].
+  """
+
+  tokens: jax.Array
+  positions: jax.Array
+  valid: jax.Array
+  prompt_of: jax.Array
+  planned_positions: jax.Array
+  allowed: jax.Array
+  given: jax.Array
+  steps: jax.Array
+  stop: jax.Array
+  seeds: jax.Array
+  settings: dict
+
+
+class Static(NamedTuple):
+  """What a program is compiled for, besides the shapes in `Batch`.
+
+  Attributes:
+    candidates: N.
+    head: id ranges (start, stop) that the output head computes.
+    contrast, top_k, top_p: whether any candidate needs the rule.
+  """
+
+  candidates: int
+  head: tuple[tuple[int, int], ...]
+  contrast: bool
+  top_k: bool
+  top_p: bool
+
+
+class Decoded(NamedTuple):
+  """Attributes:
+    tokens: int32[C, T], <pad> after the end.
+    log_probs: float32[C, T] of the chosen tokens under the conditional stream and the grammar, at
+      temperature 1 and without guidance; 0 for given tokens and after the end.
+    broken: int32[S] the first step at which a stream's logits were not finite, T if never.
+  """
+
+  tokens: jax.Array
+  log_probs: jax.Array
+  broken: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("config", "static"))
+def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch) -> Decoded:
+  """Prefills and decodes one batch; see `Batch` and `Decoded`."""
+  model = Transformer(config)
+  variables = {"params": params}
+  streams, requests, total = batch.planned_positions.shape
+  per_candidate = functools.partial(jnp.repeat, repeats=static.candidates, axis=0)
+  allowed, given, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.given, batch.steps, batch.stop))
+  positions = jnp.repeat(batch.planned_positions, static.candidates, axis=1).reshape(-1, total)  # [B, T]
+  ids = jnp.concatenate([jnp.arange(a, b, dtype=jnp.int32) for a, b in static.head])
+  candidate_keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
+      jnp.arange(static.candidates)))(batch.seeds).reshape(-1)
+
+  def prefill():
+    prompts, size = batch.tokens.shape
+    hidden, filled = model.apply(variables, batch.tokens, batch.positions, batch.valid,
+                                 init_cache(config, prompts, size), method="extend")
+    groups = batch.prompt_of.reshape(-1)
+    caches = shared.share(config, filled, groups, static.candidates, total)
+    return jnp.repeat(hidden[groups, -1], static.candidates, axis=0), caches
+
+  layers = [{name: stack[i] for name, stack in params["layers"].items()} for i in range(config.num_layers)]
+
+  def extend(tokens, positions, caches, place):
+    """One token a row: [B] → hidden [B, width]."""
+    x = model.apply(variables, tokens[:, None], positions[:, None], method="embed")
+    for i, w in enumerate(layers):
+      def attend(q, k, v, i=i):
+        nonlocal caches
+        out, caches = shared.attend(q, k, v, i, caches, place)
+        return out
+
+      x = block(config, w, x, positions[:, None], attend)
+    return model.apply(variables, x, method="final_norm")[:, 0], caches
+
+  def head(hidden):
+    parts = [model.apply(variables, hidden, a, b - a, method="logits") for a, b in static.head]
+    return jnp.concatenate(parts, axis=-1).reshape(streams, -1, len(ids))
+
+  def choose(hidden, n):
+    """Token n of every candidate: (int32[C], log-probability [C], finite bool[S])."""
+    logits = head(hidden)
+    finite = jnp.isfinite(logits).all(axis=(1, 2))
+    column, log_probs = _choose(static, batch.settings, logits, ids, allowed[:, n], candidate_keys, n)
+    is_given = given[:, n] >= 0
+    return jnp.where(is_given, given[:, n], ids[column]), jnp.where(is_given, 0.0, log_probs), finite
+
+  def record(state, n, hidden):
+    tokens, log_probs, done, broken = state
+    token, log_prob, finite = choose(hidden, n)
+    token, log_prob = jnp.where(done, PAD_ID, token), jnp.where(done, 0.0, log_prob)
+    broken = jnp.where(finite, broken, jnp.minimum(broken, n))
+    done = done | (token == stop) | (n + 1 >= limit)
+    return tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob), done, broken
+
+  def step(loop):
+    n, state, caches = loop
+    hidden, caches = extend(jnp.tile(state[0][:, n - 1], streams), positions[:, n - 1], caches, n - 1)
+    return n + 1, record(state, n, hidden), caches
+
+  count = requests * static.candidates
+  state = (jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
+           jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32))
+  hidden, caches = prefill()
+  loop = (jnp.int32(1), record(state, 0, hidden), caches)
+  _, (tokens, log_probs, _, broken), _ = jax.lax.while_loop(
+      lambda loop: (loop[0] < total) & ~loop[1][2].all(), step, loop)
+  return Decoded(tokens, log_probs, broken)
+
+
+def _choose(static: Static, settings: dict, logits, ids, ranges, candidate_keys, n):
+  """The rules in their order (`rules.ORDER`): logits [S, C, V] → (column int32[C], its log-probability)."""
+  conditional = logits[0]
+  guided = conditional
+  if len(logits) == 3:
+    guided = rules.guide_two_way(*logits, settings["guidance"], settings["image_guidance"])
+  elif len(logits) == 2:
+    guided = rules.guide(*logits, settings["guidance"])
+  if static.contrast:
+    contrasted = rules.contrast(conditional, logits[-1], settings["contrast_k"], settings["contrast_alpha"])
+    guided = jnp.where(settings["contrasted"][:, None], contrasted, guided)
+  scores = rules.temper(rules.allow(guided, ids, ranges), settings["temperature"])
+  if static.top_k:
+    scores = rules.keep_top_k(scores, settings["top_k"])
+  if static.top_p:
+    scores = rules.keep_top_p(scores, settings["top_p"])
+  keys = jax.vmap(jax.random.fold_in, (0, None))(candidate_keys, n)
+  column = rules.sample(scores, keys, settings["temperature"])
+  log_probs = jax.nn.log_softmax(rules.allow(conditional, ids, ranges))
+  return column, jnp.take_along_axis(log_probs, column[:, None], axis=-1)[:, 0]
