@@ -1,0 +1,1 @@
+"""Readers of the world's formats and TFDS builders: anything → raw pairs."""

