@@ -22,6 +22,13 @@ BINDABLE = {
     "Vocabulary": "cm3leon_jax.vocabulary:Vocabulary",
     "Layout": "cm3leon_jax.layout:Layout",
     "Transformer": "cm3leon_jax.models.config:TransformerConfig",
+    "Optimizer": "cm3leon_jax.training.optimizer:OptimizerConfig",
+    "Loss": "cm3leon_jax.training.losses:LossConfig",
+    "Mesh": "cm3leon_jax.sharding.mesh:MeshConfig",
+    "CM3Objective": "cm3leon_jax.tasks.objective:CM3Objective",
+    "Rules": "cm3leon_jax.retrieval.selection:Rules",
+    "Pipelines": "cm3leon_jax.pipelines.build:Pipelines",
+    "train": "cm3leon_jax.train:train",
 }
 
 

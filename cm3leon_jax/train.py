@@ -1,0 +1,116 @@
+"""The function behind `cm3leon train`: windows from disk into the training loop.
+
+This is the one place where a training run touches the data side (TensorFlow masks the windows
+on the host); the loop itself sees an iterator of NumPy batches.
+"""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, Mapping
+
+import jax
+
+from cm3leon_jax import config, manifest
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.layout import Layout
+from cm3leon_jax.models.config import TransformerConfig
+from cm3leon_jax.sharding.mesh import MeshConfig
+from cm3leon_jax.tasks.objective import CM3Objective
+from cm3leon_jax.tasks.windows import WindowSource
+from cm3leon_jax.training import loop
+from cm3leon_jax.training.losses import LossConfig
+from cm3leon_jax.training.optimizer import OptimizerConfig
+from cm3leon_jax.vocabulary import Vocabulary
+
+
+def fit_model(model: TransformerConfig, vocabulary: Vocabulary, layout: Layout) -> TransformerConfig:
+  """The model for this vocabulary and layout: table sizes are computed, never written twice.
+
+  `vocab_size=0` takes the vocabulary's total size. Under the `document` numbering the position
+  tables take their size from the layout, and learned positions factorise over its slots.
+  """
+  fields: dict[str, Any] = {}
+  if model.vocab_size == 0:
+    fields["vocab_size"] = vocabulary.total_size
+  if layout.numbering == "document":
+    fields["max_positions"] = layout.num_positions
+    if model.position == "learned":
+      fields["position_period"] = layout.stride
+  model = dataclasses.replace(model, **fields)
+  if model.vocab_size < vocabulary.total_size:
+    raise InputError(f"Transformer.vocab_size={model.vocab_size} is below the vocabulary's {vocabulary.total_size} ids")
+  return model
+
+
+def train(
+    workdir: str | os.PathLike,
+    *,
+    model: TransformerConfig,
+    vocabulary: Vocabulary,
+    layout: Layout,
+    optimizer: OptimizerConfig,
+    loss: LossConfig,
+    mesh: MeshConfig,
+    objective: CM3Objective,
+    steps: int,
+    batch_size: int,
+    data: str = "",
+    windows: str = "windows/pretrain",
+    evaluations: Mapping[str, str] | None = None,
+    init_from: str = "",
+    seed: int = 0,
+    log_every: int = 10,
+    checkpoint_every: int = 1000,
+    keep_checkpoints: int = 2,
+    eval_every: int = 0,
+    ema_decay: float = 0.0,
+) -> int:
+  """Trains a model on packed windows; see `training.loop.train`.
+
+  Args:
+    workdir: the run folder.
+    batch_size: rows of the global batch.
+    data: folder made by `cm3leon data build`; the next three are relative to it.
+    windows: what to train on.
+    evaluations: name → windows folder, evaluated as they are (no masks).
+    init_from: run folder or released model whose weights fine-tuning starts from.
+
+  Returns:
+    The exit code.
+  """
+  root = Path(data)
+  rows = batch_size // jax.process_count()
+  open_windows = functools.partial(WindowSource, vocabulary=vocabulary, host_index=jax.process_index(),
+                                   host_count=jax.process_count())
+  source = open_windows(root / windows, batch_size=batch_size, seed=seed, objective=objective)
+  if source.layout != layout:
+    raise InputError(f"{root / windows}: made with {source.layout}, the run has {layout}; make the windows again: "
+                     "cm3leon data windows")
+  held_out = {name: open_windows(root / folder, batch_size=max(rows, 1) * jax.process_count(),
+                                 objective=CM3Objective(mode="none")).once
+              for name, folder in (evaluations or {}).items()}
+  loop.train(
+      model=fit_model(model, vocabulary, layout), vocabulary=vocabulary, layout=layout, optimizer=optimizer, loss=loss,
+      mesh=mesh, input_fn=source, workdir=workdir, steps=steps, seed=seed, log_every=log_every,
+      checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, eval_every=eval_every,
+      evaluations=held_out, ema_decay=ema_decay, init_from=str(root / init_from) if init_from else "",
+      meta=fingerprints(root), operative_config=config.operative())
+  return 0
+
+
+def fingerprints(data: Path) -> dict[str, str]:
+  """What made the documents and their neighbours, for model.json."""
+  documents = manifest.read(data / "documents" / "train", "documents", rebuild="cm3leon data tokenize")
+  index = manifest.read(data / "index", "index", rebuild="cm3leon data index")
+  return {"text_tokenizer": documents["text_tokenizer"], "image_tokenizer": documents["image_tokenizer"],
+          "encoder": index["encoder"], "data": str(data.resolve())}
+
+
+def main(workdir: str | os.PathLike, data: str = "") -> int:
+  """Runs `train` as the loaded gin configuration says."""
+  import gin
+
+  bound = gin.get_configurable("train")
+  return bound(workdir, **({"data": data} if data else {}))
