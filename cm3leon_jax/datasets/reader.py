@@ -25,11 +25,8 @@ def _builder(data_dir: str | os.PathLike, pixels: int) -> emoji_styles.EmojiStyl
   return emoji_styles.EmojiStyles(data_dir=os.fspath(data_dir), config=f"{pixels}px", file_format="array_record")
 
 
-def _bar(chunks: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:
-  with tqdm(total=total, desc=what, unit=" pictures") as bar:
-    for chunk in chunks:
-      bar.update(len(chunk))
-      yield chunk
+def _bar(items: Iterable, total: int, what: str) -> Iterable:
+  return tqdm(items, total=total, desc=what, unit="")
 
 
 def build(data_dir: str | os.PathLike, pixels: int = 64, progress: bool = True) -> dict:
@@ -53,9 +50,7 @@ def build(data_dir: str | os.PathLike, pixels: int = 64, progress: bool = True) 
       shutil.rmtree(left_over, ignore_errors=True)
     if progress:
       builder.progress = _bar
-      tfds.enable_progress_bar()
-    else:
-      tfds.disable_progress_bar()
+    tfds.disable_progress_bar()  # TFDS's own bars leave a trail of lines
     try:
       with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size
         builder.download_and_prepare()
@@ -66,19 +61,36 @@ def build(data_dir: str | os.PathLike, pixels: int = 64, progress: bool = True) 
   return {key: builder.info.metadata[key] for key in ("source", "blank", "drawings")}
 
 
-def read(data_dir: str | os.PathLike, split: str, pixels: int = 64) -> Iterator[dict]:
-  """Yields the raw pairs of a split sorted by id: str fields, and `image` uint8[pixels, pixels, 3].
-
-  Raises:
-    InputError: no such split, or no corpus.
-  """
+def _source(data_dir: str | os.PathLike, split: str, pixels: int):
   if split not in splits.SPLITS:
     raise InputError(f"emoji_styles: no split {split!r}; choose one of {list(splits.SPLITS)}")
   builder = _builder(data_dir, pixels)
   if not Path(builder.data_path).exists():
     raise InputError(f"{data_dir}: no emoji_styles corpus of {pixels} pixels there; `cm3leon demo` makes it")
-  rows = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-  for row in rows:
+  return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def count(data_dir: str | os.PathLike, split: str, pixels: int = 64) -> int:
+  """Number of raw pairs in a split; errors as `read`'s."""
+  return len(_source(data_dir, split, pixels))
+
+
+def read(data_dir: str | os.PathLike, split: str, pixels: int = 64, begin: int = 0,
+         end: int | None = None) -> Iterator[dict]:
+  """Yields the raw pairs of a split sorted by id: str fields, and `image` uint8[pixels, pixels, 3].
+
+  Args:
+    data_dir: TFDS data folder.
+    split: one of `splits.SPLITS`.
+    pixels: side of the pictures.
+    begin, end: rows [begin, end) only; each job of a pipeline reads its own part.
+
+  Raises:
+    InputError: no such split, or no corpus.
+  """
+  rows = _source(data_dir, split, pixels)
+  for i in range(begin, len(rows) if end is None else end):
+    row = rows[i]
     pair = {name: row[name].decode() for name in emoji_styles.TEXT_FIELDS}
     pair["image"] = np.asarray(Image.open(io.BytesIO(row["image"])))
     yield pair

@@ -30,7 +30,7 @@ class EmbedJob:
 
   def records(self, shard: int, num_shards: int) -> Iterator[records.Record]:
     begin, end = shards.bounds(self.count, shard, num_shards)
-    pairs = list(reader.read(self.corpus, f"{self.split}[{begin}:{end}]", self.pixels))
+    pairs = list(reader.read(self.corpus, self.split, self.pixels, begin, end))
     if not pairs:
       return
     text = self._encoder.encode_text([p["caption"] for p in pairs])

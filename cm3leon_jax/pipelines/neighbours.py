@@ -47,7 +47,7 @@ class NeighboursJob:
 
   def records(self, shard: int, num_shards: int) -> Iterator[records.Record]:
     begin, end = shards.bounds(self.count, shard, num_shards)
-    pairs = list(reader.read(self.corpus, f"{self.split}[{begin}:{end}]", self.pixels))
+    pairs = list(reader.read(self.corpus, self.split, self.pixels, begin, end))
     if not pairs:
       return
     rows = range(begin, end)

@@ -37,7 +37,7 @@ class TokenizeJob:
 
   def records(self, shard: int, num_shards: int) -> Iterator[records.Record]:
     begin, end = shards.bounds(self.count, shard, num_shards)
-    pairs = list(reader.read(self.corpus, f"{self.split}[{begin}:{end}]", self.pixels))
+    pairs = list(reader.read(self.corpus, self.split, self.pixels, begin, end))
     if not pairs:
       return
     texts = self._text.encode_batch([p["caption"] for p in pairs])
