@@ -35,8 +35,8 @@ def writing(folder: str | os.PathLike, kind: str) -> Iterator[tuple[Path, dict]]
   manifest: dict[str, Any] = {"kind": kind, "format_version": FORMAT_VERSION}
   try:
     yield temporary, manifest
-    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
-    (temporary / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    fields = {k: v for k, v in manifest.items() if k not in ("kind", "format_version")}
+    write_file(temporary, kind, fields)
   except OSError as error:
     if error.errno == 28:  # ENOSPC
       raise InputError(f"no space left while writing {folder}: free some, then run again; what was done is kept") from error
@@ -49,6 +49,15 @@ def writing(folder: str | os.PathLike, kind: str) -> Iterator[tuple[Path, dict]]
     shutil.rmtree(old)
   else:
     temporary.rename(folder)
+
+
+def write_file(folder: str | os.PathLike, kind: str, fields: Mapping[str, Any]) -> None:
+  """Writes `manifest.json` alone, atomically: for a folder that was filled in place, as the last step."""
+  path = Path(folder) / FILE_NAME
+  temporary = path.with_name(FILE_NAME + ".partial")
+  manifest = {"kind": kind, "format_version": FORMAT_VERSION, **fields}
+  temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+  temporary.replace(path)
 
 
 def exists(folder: str | os.PathLike) -> bool:

@@ -75,7 +75,11 @@ class Pipelines:
   def corpus(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.datasets import reader
 
-    reader.build(workdir / "corpus", self.pixels)
+    folder = workdir / "corpus"
+    if manifest.exists(folder):
+      return
+    about = reader.build(folder, self.pixels)  # TFDS's own layout; the manifest says that it is whole
+    manifest.write_file(folder, "corpus", {**about, "pixels": self.pixels, "styles": sorted(about["drawings"][TRAIN])})
 
   def tokenize(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import tokenize

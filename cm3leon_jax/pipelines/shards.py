@@ -98,11 +98,7 @@ def run(job: ShardJob, folder: str | os.PathLike, kind: str, num_shards: int, ma
     except Exception as error:  # Beam wraps what a worker raises
       _raise_input_error(error)
       raise
-  full = {"kind": kind, "format_version": manifest_lib.FORMAT_VERSION, "count": len(records.Reader(folder, kind)),
-          "num_shards": num_shards, **manifest}
-  temporary = folder / (manifest_lib.FILE_NAME + ".partial")
-  temporary.write_text(json.dumps(full, indent=2, sort_keys=True) + "\n")
-  temporary.replace(folder / manifest_lib.FILE_NAME)
+  manifest_lib.write_file(folder, kind, {"count": len(records.Reader(folder, kind)), "num_shards": num_shards, **manifest})
   plan_path.unlink(missing_ok=True)
   return folder
 
