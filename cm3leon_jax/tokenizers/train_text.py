@@ -30,9 +30,14 @@ INSTRUCTIONS = (
     "make the skin tone medium-dark",
     "make the skin tone dark",
     "change the skin tone to dark",
+    "redraw it in the style of noto v1",
+    "redraw it in the style of fluent",
+    "draw it in another style",
+    "change the style to twemoji",
     "make it a woman",
     "make it a man",
     "make it a person",
+    "turn it into a woman",
     "Question: what is it? The answer is",
 )
 # Captions outnumber the sentences a thousandfold; each sentence is repeated to this share of them.
@@ -40,7 +45,7 @@ _INSTRUCTION_SHARE = 0.005
 
 
 def train_text(captions: Sequence[str], folder: str | os.PathLike, *, instructions: Sequence[str] = INSTRUCTIONS,
-               size: int = 56_320, model_type: str = "unigram") -> TextTokenizer:
+               size: int = 56_320, model_type: str = "unigram", fold_case: bool = False) -> TextTokenizer:
   """Trains on `captions` and `instructions`, writes `folder`, returns the tokenizer.
 
   The same lines give the same file: one thread (the EM sums of the unigram model depend on
@@ -51,6 +56,7 @@ def train_text(captions: Sequence[str], folder: str | os.PathLike, *, instructio
     instructions: sentences whose words should be single pieces.
     size: number of pieces, the 3 special and 256 byte pieces among them.
     model_type: `unigram` or `bpe`.
+    fold_case: read "Red" as "red" (NFKC with case folding): for captions that have no capitals.
 
   Raises:
     InputError: too few different captions for `size` pieces.
@@ -64,7 +70,7 @@ def train_text(captions: Sequence[str], folder: str | os.PathLike, *, instructio
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, vocab_size=size, model_type=model_type,
         pad_id=PAD_ID, eos_id=EOS_ID, unk_id=UNK_ID, bos_id=-1, pad_piece="<pad>", eos_piece="<eos>",
-        unk_piece="<unk>", byte_fallback=True, split_digits=True, normalization_rule_name="nfkc",
+        unk_piece="<unk>", byte_fallback=True, split_digits=True, normalization_rule_name="nfkc_cf" if fold_case else "nfkc",
         character_coverage=0.9999, num_threads=1, input_sentence_size=0, shuffle_input_sentence=False,
         minloglevel=2)
   except (RuntimeError, OSError) as error:
@@ -72,7 +78,7 @@ def train_text(captions: Sequence[str], folder: str | os.PathLike, *, instructio
                      f"lower its size, or give more captions ({str(error).strip().splitlines()[-1]})") from error
   with manifests.writing(folder, KIND) as (temporary, manifest):
     (temporary / MODEL_FILE).write_bytes(model.getvalue())
-    manifest.update(size=size, model_type=model_type, captions=len(captions),
+    manifest.update(size=size, model_type=model_type, fold_case=fold_case, captions=len(captions),
                     fingerprint=manifests.hash_file(temporary / MODEL_FILE))
   return TextTokenizer.load(folder)
 

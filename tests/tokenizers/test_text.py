@@ -54,6 +54,12 @@ def test_text_survives(tokenizer, words):
   np.testing.assert_array_equal(tokenizer.encode(once), tokenizer.encode(text))
 
 
+def test_case_is_folded_when_asked(tmp_path, tokenizer):
+  folded = train_text([caption.lower() for caption in CAPTIONS], tmp_path / "t", size=600, fold_case=True)
+  assert folded.decode(folded.encode("A Red HEART")) == "a red heart"
+  assert tokenizer.decode(tokenizer.encode("A Red HEART")) == "A Red HEART"
+
+
 def test_digits_are_split(tokenizer):
   assert [tokenizer.piece(i).strip("▁") for i in tokenizer.encode("17")] in (["1", "7"], ["", "1", "7"])
 
@@ -81,10 +87,10 @@ def test_training_is_deterministic(tmp_path, model_type):
 
 
 # A word of a task sentence costs one piece, though no caption holds it: 1.0 would be exactly that; "." and ":"
-# stand apart. Without the sentences in training it is above 3.
+# words that are rare in general stay short. Measured: 1.12 with the sentences in training, 2.51 without.
 def test_task_sentences_stay_short(tokenizer):
   words = [word.strip(".:?,") for line in INSTRUCTIONS for word in line.split()]
-  assert fertility(tokenizer, words)["tokens_per_word"] < 2.0
+  assert fertility(tokenizer, words)["tokens_per_word"] < 1.5
 
 
 def test_too_few_captions_are_named(tmp_path):
