@@ -98,6 +98,8 @@ def run(job: ShardJob, folder: str | os.PathLike, kind: str, num_shards: int, ma
     except Exception as error:  # Beam wraps what a worker raises
       _raise_input_error(error)
       raise
+  for left_over in folder.glob("*.partial-*"):  # of workers that were killed
+    left_over.unlink()
   manifest_lib.write_file(folder, kind, {"count": len(records.Reader(folder, kind)), "num_shards": num_shards, **manifest})
   plan_path.unlink(missing_ok=True)
   return folder
