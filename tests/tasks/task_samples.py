@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cm3leon_jax import manifest
+from cm3leon_jax import records
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.vocabulary import EOS_ID, Vocabulary
 
@@ -38,3 +40,45 @@ def window(rng, texts, width, layout=LAYOUT, isolated=True):
 
 def stack(windows):
   return {k: np.stack([w[k] for w in windows]) for k in windows[0]}
+
+
+STYLES = ("noto", "twemoji", "openmoji")
+
+
+def document(rng, thing, style, skin_tone="", gender="", layout=LAYOUT, vocabulary=VOCABULARY):
+  """A document record as the tokenize pipeline writes it."""
+  name = "-".join(filter(None, (thing, gender, skin_tone)))
+  return {
+      "id": f"{style}/{name}", "text": rng.integers(3, vocabulary.text_size, rng.integers(1, 7)).astype(np.int32),
+      "image": vocabulary.image_ids(rng.integers(0, vocabulary.image_size, layout.image_tokens)),
+      "caption": f"{name}, {style}", "thing": name, "name": name.replace("-", " "), "style": style,
+      "skin_tone": skin_tone, "gender": gender}
+
+
+def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6):
+  """documents/ and neighbours/ of three splits: everyday things, and people with skin tones and genders.
+
+  The held-out drawings are openmoji's of the last two things and of one skin tone; `heldout_things` has one thing.
+  """
+  rng = np.random.default_rng(0)
+  every = [document(rng, f"thing{i}", style) for i in range(things) for style in STYLES]
+  every += [document(rng, "cook", style, tone, gender) for style in STYLES for gender in ("man", "woman", "person")
+            for tone in ("", "light", "dark")]
+  held = lambda d: d["style"] == "openmoji" and (
+      d["name"] in (f"thing{things - 1}", f"thing{things - 2}") or d["name"] == "cook man dark")
+  splits = {"train": [d for d in every if not held(d)], "heldout_drawings": [d for d in every if held(d)],
+            "heldout_things": [document(rng, "unseen", "noto")]}
+  train_ids = [d["id"] for d in splits["train"]]
+  for split, rows in splits.items():
+    with manifest.writing(workdir / "documents" / split, "documents") as (folder, about):
+      records.write_shard(folder / records.shard_name("documents", 0, 1), rows)
+      about.update(vocabulary=vocabulary.fingerprint(), count=len(rows), image_tokens=layout.image_tokens)
+    with manifest.writing(workdir / "neighbours" / split, "neighbours") as (folder, about):
+      near = []
+      for d in rows:
+        found = rng.permutation([i for i in train_ids if i != d["id"]]).tolist()
+        near.append({"id": d["id"], "by_text_ids": found[:2], "by_text_scores": np.array([0.8, 0.7], np.float32),
+                     "by_image_ids": found[1:3], "by_image_scores": np.array([0.8, 0.7], np.float32)})
+      records.write_shard(folder / records.shard_name("neighbours", 0, 1), near)
+      about.update(count=len(rows))
+  return splits

@@ -1,0 +1,106 @@
+"""Retrieval-augmented pretraining on the emoji corpus, and its evaluation with fixed K.
+
+| name | splits | a sample |
+|---|---|---|
+| `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order |
+| `emoji_retrieval_pretrain` | train | the mixture to train on: that task |
+| `emoji_retrieval_k0`, `_k1`, `_k2` | heldout_drawings, heldout_things | the K best by text; loss on the query pair only |
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from cm3leon_jax import manifest as manifests
+from cm3leon_jax import records
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.layout import Layout
+from cm3leon_jax.retrieval.store import DocumentStore
+from cm3leon_jax.tasks import documents
+from cm3leon_jax.tasks import seqio_adapter
+from cm3leon_jax.tokenizers.text import TextTokenizer
+from cm3leon_jax.vocabulary import Vocabulary
+
+TASK = "emoji_retrieval"
+MIXTURE = "emoji_retrieval_pretrain"
+HELD_OUT = ("heldout_drawings", "heldout_things")
+CACHED_DOCUMENTS = 65_536
+
+
+class RetrievedDocuments:
+  """The documents and neighbours of a workdir, joined: row i of a split is its i-th neighbours record.
+
+  Folders are opened when first asked for. Neighbours of every split are documents of the train split.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, vocabulary: Vocabulary):
+    self._workdir = Path(workdir)
+    self._vocabulary = vocabulary
+    self._neighbours = functools.lru_cache(None)(self._open_neighbours)
+    self._store = functools.lru_cache(None)(self._open_store)
+    self.document = functools.lru_cache(CACHED_DOCUMENTS)(lambda split, id_: self._store(split)[id_])
+
+  def _open_store(self, split: str) -> DocumentStore:
+    folder = self._workdir / "documents" / split
+    manifests.read(folder, "documents", expect={"vocabulary": self._vocabulary.fingerprint()},
+                   rebuild="cm3leon data tokenize")
+    return DocumentStore(folder)
+
+  def _open_neighbours(self, split: str) -> records.Reader:
+    folder = self._workdir / "neighbours" / split
+    manifests.read(folder, "neighbours", rebuild="cm3leon data neighbours")
+    return records.Reader(folder, "neighbours")
+
+  def size(self, split: str) -> int:
+    return len(self._neighbours(split))
+
+  def row(self, split: str, row: int) -> tuple[dict, dict]:
+    """(query document, its neighbours record)."""
+    neighbours = self._neighbours(split)[row]
+    return self.document(split, neighbours["id"]), neighbours
+
+
+def register_emoji(
+    workdir: str | os.PathLike, vocabulary: Vocabulary, layout: Layout, *,
+    k_probabilities: Sequence[float] = (0.25, 0.25, 0.5), text_tokenizer: TextTokenizer | None = None) -> None:
+  """Registers the tasks and the mixture above over a workdir's `documents` and `neighbours`.
+
+  Args:
+    workdir: D, the folder with `documents/<split>` and `neighbours/<split>`.
+    vocabulary: the id space.
+    layout: the geometry of samples.
+    k_probabilities: chance of 0, 1, 2, … retrieved documents in training.
+    text_tokenizer: to print text; training does not need it.
+
+  Raises:
+    InputError: more retrieved documents than the layout has slots for, or no valid probabilities.
+  """
+  if len(k_probabilities) > layout.max_documents:
+    raise InputError(f"k_probabilities={tuple(k_probabilities)} asks for up to {len(k_probabilities) - 1} retrieved documents, "
+                     f"but Layout.max_documents={layout.max_documents} has room for {layout.max_documents - 1}")
+  if min(k_probabilities, default=0) < 0 or not sum(k_probabilities) > 0:
+    raise InputError(f"k_probabilities={tuple(k_probabilities)}: at least one must be positive, none negative")
+  data = RetrievedDocuments(workdir, vocabulary)
+  builder = documents.SampleBuilder(vocabulary, layout)
+  face = seqio_adapter.VocabularyFace(vocabulary, text_tokenizer)
+
+  def training(split: str, row: int, rng: np.random.Generator):
+    query, near = data.row(split, row)
+    k = documents.number_of_documents(k_probabilities, rng)
+    ids = documents.choose_randomly(near["by_text_ids"], near["by_image_ids"], k, rng)
+    return builder.retrieval_sample(query, [data.document("train", i) for i in ids])
+
+  def evaluation(k: int, split: str, row: int, rng: np.random.Generator):
+    del rng
+    query, near = data.row(split, row)
+    ids = documents.choose_top(near["by_text_ids"], k)
+    return builder.retrieval_sample(query, [data.document("train", i) for i in ids], query_loss_only=True)
+
+  seqio_adapter.register_task(TASK, face, training, splits=("train",), size=data.size, counts=builder.counts)
+  seqio_adapter.register_mixture(MIXTURE, {TASK: 1.0})
+  for k in range(min(3, layout.max_documents)):
+    seqio_adapter.register_task(f"{TASK}_k{k}", face, functools.partial(evaluation, k), splits=HELD_OUT,
+                                size=data.size, counts=builder.counts)
