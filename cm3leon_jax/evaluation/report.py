@@ -1,6 +1,5 @@
 """The report page: one HTML file that shows what a demo run made. Reads a workdir as `report_data` describes it."""
 
-import importlib
 import importlib.metadata
 import math
 import os
@@ -13,21 +12,35 @@ import jinja2
 import markupsafe
 
 import cm3leon_jax
+from cm3leon_jax.datasets.attribution import ATTRIBUTION
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation import report_metrics
 from cm3leon_jax.evaluation.report_data import Curves, Generation, load, ReportData, RunFacts, SHOWCASES
 from cm3leon_jax.evaluation.report_pictures import data_uri
 
 TITLE = "Drawings by a model that was trained right here"
-CONTENTS = (("drawings", "Drawings"), ("time", "Time"), ("curves", "Curves"), ("samples", "Candidates"),
-            ("retrieval", "Retrieval"), ("longer", "More training"), ("infills", "Infills"), ("edits", "Edits"),
-            ("captions", "Captions"), ("metrics", "Metrics"), ("failures", "Failures"), ("next", "Next"), ("credits", "Credits"))
+CONTENTS = (
+  ("drawings", "Drawings"),
+  ("time", "Time"),
+  ("curves", "Curves"),
+  ("samples", "Candidates"),
+  ("retrieval", "Retrieval"),
+  ("longer", "More training"),
+  ("infills", "Infills"),
+  ("edits", "Edits"),
+  ("captions", "Captions"),
+  ("metrics", "Metrics"),
+  ("failures", "Failures"),
+  ("next", "Next"),
+  ("credits", "Credits"),
+)
 _FAILURES = 6  # shown
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann", "sentencepiece", "numpy")
 
 
-def write_report(workdir: str | os.PathLike, out: str | os.PathLike | None = None,
-                 commands: Sequence[tuple[str, str]] | None = None) -> Path:
+def write_report(
+  workdir: str | os.PathLike, out: str | os.PathLike | None = None, commands: Sequence[tuple[str, str]] | None = None
+) -> Path:
   """Writes the page and returns its path.
 
   Args:
@@ -50,35 +63,61 @@ def write_report(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
 def render(data: ReportData, commands: Sequence[tuple[str, str]]) -> str:
   """The whole page. Everything that comes from a file is escaped by the template engine."""
   folder = Path(__file__).parent / "templates"
-  environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(folder),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   hero_set, hero = _showcase(data)
   stages, total = _stages(data)
   with_candidates = {name: [g for g in rows if g.candidates] for name, rows in data.generations.items()}
   by_k = _by_k(with_candidates)
   return environment.get_template("report.html").render(
-      title=TITLE, css=markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
-      lead=lead(data), contents=CONTENTS, facts=data.facts, workdir=str(data.workdir),
-      hero=hero, hero_set=hero_set, most=max((len(g.candidates) for g in hero), default=0),
-      docs=max((len(g.retrieved) for g in hero), default=0),
-      stages=stages, total=total, panels=curve_panels(data.curves),
-      by_k=by_k, ks=_list([str(k) for k in sorted({k for r in by_k for k, _, _ in r["picks"]})]),
-      longer=_longer(hero, hero_set, with_candidates.get("shipped_k2", [])),
-      generations={name: with_candidates.get(name, []) for name in ("infill", "edit", "caption")},
-      table=report_metrics.table(data.metrics), metric_panels=report_metrics.panels(data.metrics),
-      failures=_failures(hero), commands=commands, credits=credits(), versions=versions(data.facts),
-      version=cm3leon_jax.__version__,
-      picture=lambda name, file: data_uri(data.picture(name, file)), seconds=seconds,
-      score=lambda s: "" if s is None else f"{s:.2f}".replace("-", "−"), number=report_figures.nice)
+    title=TITLE,
+    css=markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
+    lead=lead(data),
+    contents=CONTENTS,
+    facts=data.facts,
+    workdir=str(data.workdir),
+    hero=hero,
+    hero_set=hero_set,
+    most=max((len(g.candidates) for g in hero), default=0),
+    docs=max((len(g.retrieved) for g in hero), default=0),
+    stages=stages,
+    total=total,
+    curves=curve_groups(data.curves),
+    networks=networks(data),
+    by_k=by_k,
+    ks=_list([str(k) for k in sorted({k for r in by_k for k, _, _ in r["picks"]})]),
+    longer=_longer(hero, hero_set, with_candidates.get("shipped_k2", [])),
+    generations={name: with_candidates.get(name, []) for name in ("infill", "edit", "caption")},
+    table=report_metrics.table(data.metrics),
+    metric_panels=report_metrics.panels(data.metrics),
+    failures=_failures(hero),
+    commands=commands,
+    credits=ATTRIBUTION.values(),
+    versions=versions(data.facts),
+    version=cm3leon_jax.__version__,
+    picture=lambda name, file: data_uri(data.picture(name, file)),
+    seconds=seconds,
+    score=lambda s: "" if s is None else f"{s:.2f}".replace("-", "−"),
+    number=report_figures.nice,
+  )
 
 
 def lead(data: ReportData) -> str:
   """One paragraph on what was trained, of the figures that are known."""
   facts = data.facts
-  size = f"a transformer of {facts.parameters / 1e6:.1f} million parameters" if facts.parameters else "a small transformer"
+  size = (
+    f"a transformer of {facts.parameters / 1e6:.1f} million parameters" if facts.parameters else "a small transformer"
+  )
   where = "On this machine"
   if facts.cores or facts.accelerator:
-    parts = [p for p in (facts.accelerator, f"{facts.cores} CPU core{'s' * (facts.cores != 1)}" if facts.cores else "") if p]
+    parts = [
+      p for p in (facts.accelerator, f"{facts.cores} CPU core{'s' * (facts.cores != 1)}" if facts.cores else "") if p
+    ]
     where += f" ({', '.join(parts)})" if facts.accelerator else f" ({parts[0]}, no accelerator)"
   trained = [s.seconds for s in data.stages if s.stage in ("pretrain", "sft") and not s.skipped]
   text = f"{where}, {size} learned to draw{f' in {seconds(sum(trained))} of training' if trained else ''}."
@@ -98,35 +137,87 @@ def lead(data: ReportData) -> str:
   return text
 
 
-def curve_panels(curves: Mapping[str, Curves]) -> list[dict[str, str]]:
-  """The learning curves, as {title, svg, caption}; only what the logs hold."""
-  out = []
-
-  def panel(title, series, unit, caption="", **options):
-    series = {label: points for label, points in series.items() if points}
-    if series:
-      out.append({"title": title, "svg": report_figures.curves(title, series, unit, **options), "caption": caption or _last(series, unit)})
-
-  for folder, name in (("pretrain", "Pretraining"), ("sft", "Instruction tuning")):
+def curve_groups(curves: Mapping[str, Curves]) -> list[tuple[str, list[dict[str, str]]]]:
+  """The learning curves, as (stage, [{title, svg, caption}, …]); only what the logs hold."""
+  groups = []
+  for folder, name in (
+    ("pretrain", "Pretraining"),
+    ("sft", "Instruction tuning"),
+    ("image_tokenizer", "Image tokenizer"),
+    ("clip", "CLIP, which retrieves and ranks"),
+  ):
     if folder in curves:
-      train = curves[folder].train
-      by_modality = {"image tokens": train.get("loss_image"), "text tokens": train.get("loss_text")}
-      if not any(by_modality.values()):
-        by_modality = {"all tokens": train.get("loss")}
-      panel(f"{name}: training loss", by_modality, "nats a token", smooth=True, perplexity=True)
-      for group, series in _evals_by_k(curves[folder], "loss_image").items():
-        panel(f"{name}: {group or 'held out'}, image tokens", series, "nats a token", perplexity=True)
-      for group, series in _evals_by_k(curves[folder], "loss_text").items():
-        panel(f"{name}: {group or 'held out'}, text tokens", series, "nats a token", perplexity=True)
-  for folder, name in (("tokenizers/image", "Image tokenizer"), ("clip", "CLIP")):
-    if folder in curves:
-      evals, train = curves[folder].evals, curves[folder].train
-      for key, unit in (("psnr", "dB"), ("loss", "loss"), ("code_perplexity", "codes"), ("recall_at_10", "recall@10")):
-        series = {label: s[key] for label, s in evals.items() if key in s}
-        if key in train:
-          series = {"training": train[key], **series} if series else {"training": train[key]}
-        panel(f"{name}: {'PSNR' if key == 'psnr' else key.replace('_at_', '@').replace('_', ' ')}", series, unit, smooth=key == "loss")
+      figures = (
+        _language_model(name, curves[folder]) if folder in ("pretrain", "sft") else _network(name, curves[folder])
+      )
+      if figures:
+        groups.append((name, figures))
+  return groups
+
+
+def _language_model(stage: str, curves: Curves) -> list[dict[str, str]]:
+  train = {"image tokens": curves.train.get("loss_image"), "text tokens": curves.train.get("loss_text")}
+  if not any(train.values()):
+    train = {"all tokens": curves.train.get("loss")}
+  out = _panel(stage, "training loss", train, "nats a token", smooth=True, perplexity=True)
+  for key, modality in (("loss_image", "image tokens"), ("loss_text", "text tokens")):
+    for group, series in _evals_by_k(curves, key).items():
+      out += _panel(stage, f"{group or 'held out'}, {modality}", series, "nats a token", perplexity=True, focus=True)
   return out
+
+
+def _network(stage: str, curves: Curves) -> list[dict[str, str]]:
+  train = dict(curves.train)
+  if "mse" in train:  # of pixels in -1..1
+    train["psnr"] = {step: 10 * math.log10(4.0 / max(mse, 1e-9)) for step, mse in train["mse"].items()}
+  out = []
+  for key, title, unit in (
+    ("psnr", "PSNR in training", "dB"),
+    ("perplexity", "codes in even use", "perplexity"),
+    ("loss", "loss", ""),
+  ):
+    out += _panel(stage, title, {"training": train.get(key)}, unit)
+  return out
+
+
+def networks(data: ReportData) -> list[str]:
+  """A sentence on each network that the language model stands on."""
+  out = []
+  held_out = data.tokenizer_figures
+  if "psnr" in held_out:
+    text = f"Image tokenizer: {report_figures.nice(held_out['psnr'])} dB PSNR on held-out drawings"
+    if "usage" in held_out:
+      text += f"; {100 * held_out['usage']:.0f} % of its codes are used"
+    out.append(
+      text + (f", with perplexity {report_figures.nice(held_out['perplexity'])}." if "perplexity" in held_out else ".")
+    )
+  for split, figures in data.clip_figures.items():
+    if "text_to_image_recall_at_10" in figures:
+      of = f" of {figures['count']:,.0f}" if "count" in figures else ""
+      text = (
+        f"CLIP on {split.replace('_', ' ').replace('heldout', 'held-out')}: a caption finds its own drawing among the "
+        f"first ten{of} in {100 * figures['text_to_image_recall_at_10']:.0f} % of cases"
+      )
+      if "same_thing_at_10" in figures:
+        text += f"; a drawing of the same thing by another artist in {100 * figures['same_thing_at_10']:.0f} %"
+      out.append(text + ".")
+  return out
+
+
+def _panel(
+  stage: str, title: str, series: Mapping[str, Mapping[int, float] | None], unit: str, **options: bool
+) -> list[dict[str, str]]:
+  """[] or one panel: series without points are left out."""
+  series = {label: points for label, points in series.items() if points}
+  if not series:
+    return []
+  return [
+    {
+      "title": title,
+      "svg": report_figures.curves(f"{stage}: {title}", series, unit, **options),
+      "caption": _last(series, unit),
+    }
+  ]
 
 
 def _evals_by_k(curves: Curves, key: str) -> dict[str, dict[str, Mapping[int, float]]]:
@@ -136,18 +227,18 @@ def _evals_by_k(curves: Curves, key: str) -> dict[str, dict[str, Mapping[int, fl
     if key in series:
       match = re.fullmatch(r"(.*?)[_/ -]?k(\d+)", name)
       group, label = (match[1], f"K = {match[2]}") if match else ("", name.replace("_", " "))
-      groups.setdefault(group.replace("_", " "), {})[label] = series[key]
+      groups.setdefault(group.replace("_", " ").replace("heldout", "held-out"), {})[label] = series[key]
   return groups
 
 
 def _last(series: Mapping[str, Mapping[int, float]], unit: str) -> str:
-  """`image tokens 2.57, text tokens 1.1 nats a token at the end`: each a mean over the last 5 % of its log."""
+  """`At the end: image tokens: 2.57; text tokens: 1.1 nats a token`: each a mean over the last 5 % of its log."""
   ends = []
   for label, points in series.items():
     values = list(points.values())
-    tail = values[-max(1, len(values) // 20):]
-    ends.append(f"{label} {report_figures.nice(sum(tail) / len(tail))}")
-  return f"At the end: {', '.join(ends)} {unit}."
+    tail = values[-max(1, len(values) // 20) :]
+    ends.append(f"{label}: {report_figures.nice(sum(tail) / len(tail))}")
+  return f"At the end: {'; '.join(ends)}{f' {unit}' if unit else ''}."
 
 
 def _showcase(data: ReportData) -> tuple[str, list[Generation]]:
@@ -162,8 +253,10 @@ def _showcase(data: ReportData) -> tuple[str, list[Generation]]:
 def _stages(data: ReportData) -> tuple[list[dict[str, Any]], float]:
   spent = [0.0 if s.skipped else s.seconds for s in data.stages]
   longest = max(spent, default=0.0) or 1.0
-  return [{"stage": s.stage, "seconds": s.seconds, "skipped": s.skipped, "share": 100 * t / longest}
-          for s, t in zip(data.stages, spent)], sum(spent)
+  return [
+    {"stage": s.stage, "seconds": s.seconds, "skipped": s.skipped, "share": 100 * t / longest}
+    for s, t in zip(data.stages, spent)
+  ], sum(spent)
 
 
 def _key(g: Generation) -> str:
@@ -184,8 +277,17 @@ def _by_k(generations: Mapping[str, Sequence[Generation]]) -> list[dict[str, Any
 
 def _longer(hero: Sequence[Generation], hero_set: str, shipped: Sequence[Generation]) -> list[dict[str, Any]]:
   by_key = {_key(g): g for g in shipped}
-  return [{"prompt": g.prompt, "here": g.candidates[0], "shipped": by_key[_key(g)].candidates[0], "truth": g.truth, "set": hero_set}
-          for g in hero if _key(g) in by_key]
+  return [
+    {
+      "prompt": g.prompt,
+      "here": g.candidates[0],
+      "shipped": by_key[_key(g)].candidates[0],
+      "truth": g.truth,
+      "set": hero_set,
+    }
+    for g in hero
+    if _key(g) in by_key
+  ]
 
 
 def _failures(hero: Sequence[Generation]) -> list[Generation]:
@@ -195,7 +297,7 @@ def _failures(hero: Sequence[Generation]) -> list[Generation]:
 
 def seconds(value: float) -> str:
   """`4 s`, `3 min 20 s`, `2 h 5 min`."""
-  value = int(round(value)) if value >= 10 else round(value, 1)
+  value = round(value) if value >= 10 else round(value, 1)
   if value < 60:
     return f"{value:g} s"
   minutes, rest = divmod(int(value), 60)
@@ -208,30 +310,22 @@ def seconds(value: float) -> str:
 def usual_commands(workdir: Path) -> list[tuple[str, str]]:
   at = lambda part: shlex.quote(str(workdir / part))
   return [
-      ("Draw something else.", f"cm3leon generate --checkpoint={at('pretrain')} --task=text_to_image --text=\"a red heart, twemoji\" "
-       f"--docs=2 --index={at('index')} --candidates=8 --out=hearts"),
-      ("See what the model would look up.", f"cm3leon search --index={at('index')} --text=\"red heart\" -k 8"),
-      ("Look at the training examples, decoded.", "cm3leon inspect task --help"),
-      ("Will a large run fit a TPU pod, and how long would it take? No TPU is needed to ask.",
-       "cm3leon plan --gin_file=configs/runs/pretrain_7b.gin --topology=v5e:16x16"),
-      ("Train there: the same code and the same command as here, with another run file.",
-       "cm3leon train --gin_file=configs/runs/pretrain_7b.gin --workdir=gs://BUCKET/RUN"),
+    (
+      "Draw something else.",
+      f'cm3leon generate --checkpoint={at("pretrain")} --task=text_to_image --text="a red heart, twemoji" '
+      f"--docs=2 --index={at('index')} --candidates=8 --out=hearts",
+    ),
+    ("See what the model would look up.", f'cm3leon search --index={at("index")} --text="red heart" -k 8'),
+    ("Look at the training examples, decoded.", "cm3leon inspect task --help"),
+    (
+      "Will a large run fit a TPU pod, and how long would it take? No TPU is needed to ask.",
+      "cm3leon plan --gin_file=configs/runs/pretrain_7b.gin --topology=v5e:16x16",
+    ),
+    (
+      "Train there: the same code and the same command as here, with another run file.",
+      "cm3leon train --gin_file=configs/runs/pretrain_7b.gin --workdir=gs://BUCKET/RUN",
+    ),
   ]
-
-
-def credits() -> list[dict[str, str]]:
-  """The sources' title, author, licence and url; empty if the table is not installed."""
-  try:
-    table = importlib.import_module("cm3leon_jax.datasets.attribution").ATTRIBUTION
-  except ImportError:
-    return []
-  rows = table.values() if isinstance(table, Mapping) else table
-  read = lambda row, name: str((row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)) or "")
-  out = [{name: read(row, name) for name in ("title", "author", "licence", "url")} for row in rows]
-  for row in out:
-    if not re.match(r"https?://", row["url"]):  # a link from a data package must not become a script
-      row["url"] = ""
-  return out
 
 
 def versions(facts: RunFacts) -> list[str]:

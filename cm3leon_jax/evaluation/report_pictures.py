@@ -26,7 +26,9 @@ def data_uri(path: Path) -> str:
     with Image.open(path) as opened:
       rgba = opened.convert("RGBA")
   except FileNotFoundError as error:
-    raise InputError(f"{path}: this picture is named in generations.jsonl but missing; generate the set again") from error
+    raise InputError(
+      f"{path}: this picture is named in generations.jsonl but missing; generate the set again"
+    ) from error
   except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
     raise InputError(f"{path}: not a picture that can be read; generate the set again") from error
   rgba.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
