@@ -59,6 +59,14 @@ class Moments:
     return self.scatter / (self.count - 1)
 
 
+def moments_of(features: np.ndarray) -> Moments:
+  """Moments of features [N, D], a few thousand rows in float64 at a time."""
+  moments = Moments(features.shape[1])
+  for start in range(0, len(features), 4096):
+    moments.update(features[start:start + 4096])
+  return moments
+
+
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
   """Distance from means [D] and covariances [D, D].
 
@@ -119,9 +127,5 @@ def frechet_from_features(first: np.ndarray, second: np.ndarray) -> float:
   first, second = np.asarray(first), np.asarray(second)
   if max(len(first), len(second)) <= first.shape[1]:
     return Rows(first, second).distance()
-  moments = []
-  for features in (first, second):
-    moments.append(Moments(features.shape[1]))
-    for start in range(0, len(features), 4096):
-      moments[-1].update(features[start:start + 4096])
-  return frechet_distance(moments[0].mean, moments[0].covariance, moments[1].mean, moments[1].covariance)
+  a, b = moments_of(first), moments_of(second)
+  return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)

@@ -1,0 +1,176 @@
+"""InceptionV3 as FID uses it, up to its pooled features, 2,048 numbers a picture.
+
+The variant of pytorch-fid (Seitzer 2020), a port of the network of Heusel et al. (2017):
+pictures as x / 255, bilinear to 299 px without antialiasing, 2x − 1; average pools that do
+not count the padding; a max pool in the last block's pool branch; BatchNorm ε 1e-3. The
+weights are its file `pt_inception-2015-12-05-6726825d.pth`, whose tensor names the modules
+here carry. Inference only, so each BatchNorm is folded into the convolution before it.
+"""
+
+import os
+from typing import Any, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cm3leon_jax import manifest
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import torch_file
+from cm3leon_jax.evaluation.networks.features import FeatureNetwork, check_shapes, fold_batch_norm, shapes_of
+
+NAME = "FID (InceptionV3, pytorch-fid)"
+KEY = "fid"
+DIM = 2048
+SIZE = 299
+PUBLISHED = "6726825d"  # SHA-256 of the published file begins with this
+_CLASSES = 1008  # of the classifier in that file; torchvision's InceptionV3 has 1,000 and makes other features
+_BN_EPS = 1e-3
+
+
+def _conv(x, name, features, kernel=(1, 1), stride=1, padding="VALID"):
+  """Convolution (BatchNorm folded in) and ReLU; a submodule of the compact module it is called in."""
+  return jax.nn.relu(nn.Conv(features, kernel, stride, padding, name=name)(x))
+
+
+def _avg_pool(x):
+  return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+
+
+def _shrink(x):
+  return nn.max_pool(x, (3, 3), (2, 2))
+
+
+class MixedA(nn.Module):
+  """35 × 35 blocks: [B, H, W, *] → [B, H, W, 224 + pool_features]."""
+  pool_features: int
+
+  @nn.compact
+  def __call__(self, x):
+    one = _conv(x, "branch1x1", 64)
+    five = _conv(_conv(x, "branch5x5_1", 48), "branch5x5_2", 64, (5, 5), padding="SAME")
+    double = _conv(_conv(x, "branch3x3dbl_1", 64), "branch3x3dbl_2", 96, (3, 3), padding="SAME")
+    double = _conv(double, "branch3x3dbl_3", 96, (3, 3), padding="SAME")
+    return jnp.concatenate([one, five, double, _conv(_avg_pool(x), "branch_pool", self.pool_features)], -1)
+
+
+class MixedB(nn.Module):
+  """35 × 35 → 17 × 17."""
+
+  @nn.compact
+  def __call__(self, x):
+    three = _conv(x, "branch3x3", 384, (3, 3), 2)
+    double = _conv(_conv(x, "branch3x3dbl_1", 64), "branch3x3dbl_2", 96, (3, 3), padding="SAME")
+    return jnp.concatenate([three, _conv(double, "branch3x3dbl_3", 96, (3, 3), 2), _shrink(x)], -1)
+
+
+class MixedC(nn.Module):
+  """17 × 17 blocks with 7 × 7 convolutions in two parts: [B, H, W, *] → [B, H, W, 768]."""
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    row, column = (1, 7), (7, 1)
+    seven = _conv(_conv(x, "branch7x7_1", self.width), "branch7x7_2", self.width, row, padding="SAME")
+    seven = _conv(seven, "branch7x7_3", 192, column, padding="SAME")
+    double = _conv(x, "branch7x7dbl_1", self.width)
+    for i, (width, kernel) in enumerate([(self.width, column), (self.width, row), (self.width, column), (192, row)], 2):
+      double = _conv(double, f"branch7x7dbl_{i}", width, kernel, padding="SAME")
+    return jnp.concatenate([_conv(x, "branch1x1", 192), seven, double, _conv(_avg_pool(x), "branch_pool", 192)], -1)
+
+
+class MixedD(nn.Module):
+  """17 × 17 → 8 × 8."""
+
+  @nn.compact
+  def __call__(self, x):
+    three = _conv(_conv(x, "branch3x3_1", 192), "branch3x3_2", 320, (3, 3), 2)
+    seven = _conv(_conv(x, "branch7x7x3_1", 192), "branch7x7x3_2", 192, (1, 7), padding="SAME")
+    seven = _conv(seven, "branch7x7x3_3", 192, (7, 1), padding="SAME")
+    return jnp.concatenate([three, _conv(seven, "branch7x7x3_4", 192, (3, 3), 2), _shrink(x)], -1)
+
+
+class MixedE(nn.Module):
+  """8 × 8 blocks: [B, H, W, *] → [B, H, W, 2048]. `max_pool`: the last one's pool branch."""
+  max_pool: bool
+
+  @nn.compact
+  def __call__(self, x):
+
+    def both(y, name):
+      return [_conv(y, name + "a", 384, (1, 3), padding="SAME"), _conv(y, name + "b", 384, (3, 1), padding="SAME")]
+
+    three = both(_conv(x, "branch3x3_1", 384), "branch3x3_2")
+    double = _conv(_conv(x, "branch3x3dbl_1", 448), "branch3x3dbl_2", 384, (3, 3), padding="SAME")
+    double = both(double, "branch3x3dbl_3")
+    pooled = nn.max_pool(x, (3, 3), (1, 1), "SAME") if self.max_pool else _avg_pool(x)
+    return jnp.concatenate([_conv(x, "branch1x1", 320), *three, *double, _conv(pooled, "branch_pool", 192)], -1)
+
+
+class InceptionV3(nn.Module):
+  """Pictures in −1..1 [B, 299, 299, 3] → features [B, 2048]."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = _conv(x, "Conv2d_1a_3x3", 32, (3, 3), 2)
+    x = _conv(x, "Conv2d_2a_3x3", 32, (3, 3))
+    x = _shrink(_conv(x, "Conv2d_2b_3x3", 64, (3, 3), padding="SAME"))
+    x = _shrink(_conv(_conv(x, "Conv2d_3b_1x1", 80), "Conv2d_4a_3x3", 192, (3, 3)))
+    for name, pool_features in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
+      x = MixedA(pool_features, name=name)(x)
+    x = MixedB(name="Mixed_6a")(x)
+    for name, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+      x = MixedC(width, name=name)(x)
+    x = MixedD(name="Mixed_7a")(x)
+    x = MixedE(False, name="Mixed_7b")(x)
+    return MixedE(True, name="Mixed_7c")(x).mean(axis=(1, 2))
+
+
+def to_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """pytorch-fid's tensor names → parameters of `InceptionV3`.
+
+  Raises:
+    KeyError: a tensor is missing.
+  """
+  params: dict[str, Any] = {}
+  for path, _ in jax.tree_util.tree_leaves_with_path(shapes_of(InceptionV3(), SIZE)):
+    *modules, leaf = (key.key for key in path)
+    if leaf == "kernel":
+      name = ".".join(modules)
+      node = params
+      for module in modules[:-1]:
+        node = node.setdefault(module, {})
+      node[modules[-1]] = fold_batch_norm(state, name + ".conv", name + ".bn", _BN_EPS)
+  return params
+
+
+def preprocess(images: jax.Array) -> jax.Array:
+  """float32[B, H, W, 3] in 0..255 → [B, 299, 299, 3] in −1..1, as pytorch-fid."""
+  shape = (images.shape[0], SIZE, SIZE, 3)
+  return 2.0 * jax.image.resize(images / 255.0, shape, "bilinear", antialias=False) - 1.0
+
+
+def load(path: str | os.PathLike) -> FeatureNetwork:
+  """The network with pytorch-fid's weight file.
+
+  Raises:
+    InputError: no such file, or another network's weights.
+  """
+  state = torch_file.load_state_dict(path)
+  classes = state["fc.bias"].shape[0] if "fc.bias" in state else None
+  if classes not in (None, _CLASSES):
+    raise InputError(f"{path}: an InceptionV3 of {classes} classes, while FID's has {_CLASSES}; its numbers would not be "
+                     "FID (torchvision's weights are another network)")
+  try:
+    params = to_params(state)
+  except KeyError as error:
+    raise InputError(f"{path}: not pytorch-fid's InceptionV3: no tensor {error}") from error
+  module = InceptionV3()
+  wrong = check_shapes(params, shapes_of(module, SIZE), str(path))
+  if wrong:
+    raise InputError(f"{wrong}: not pytorch-fid's InceptionV3")
+  return FeatureNetwork(
+      name=NAME, key=KEY, dim=DIM, weights_hash=manifest.hash_file(path),
+      preprocessing=f"x / 255, bilinear without antialias to {SIZE} px, 2x - 1", params=params,
+      function=lambda p, images: module.apply({"params": p}, preprocess(images)))
