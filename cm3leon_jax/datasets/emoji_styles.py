@@ -14,10 +14,11 @@ from cm3leon_jax.datasets import captions, icon_sets, render, splits
 from cm3leon_jax.datasets.attribution import ATTRIBUTION
 
 SPLIT_PIXELS = 64  # splits are made on pictures of this size, so they are the same in every config
+_VERSION = tfds.core.Version("1.0.0")
 TEXT_FIELDS = ("id", "caption", "thing", "name", "style", "skin_tone", "gender", "category", "group")
 
-# (chunks of pictures, number of pictures, what is done) → the same chunks, with a progress bar
-Progress = Callable[[Iterable[np.ndarray], int, str], Iterable[np.ndarray]]
+# (items, their number, what is done) → the same items, with a progress bar
+Progress = Callable[[Iterable, int, str], Iterable]
 
 
 class EmojiStyles(tfds.core.GeneratorBasedBuilder):
@@ -27,12 +28,12 @@ class EmojiStyles(tfds.core.GeneratorBasedBuilder):
   (`drawings`; `dropped` are held-out drawings with a near twin in training).
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = _VERSION
   BUILDER_CONFIGS = [
-      tfds.core.BuilderConfig(name=f"{pixels}px", version=VERSION, description=f"{pixels}×{pixels} pixels")
+      tfds.core.BuilderConfig(name=f"{pixels}px", version=_VERSION, description=f"{pixels}×{pixels} pixels")
       for pixels in (64, 128)
   ]
-  progress: Progress = staticmethod(lambda chunks, total, what: chunks)
+  progress: Progress = staticmethod(lambda items, total, what: items)
 
   @property
   def pixels(self) -> int:
@@ -66,23 +67,22 @@ class EmojiStyles(tfds.core.GeneratorBasedBuilder):
     self.info.metadata.update(source=source, blank=len(drawings) - len(visible),
                               drawings={split: dict(sorted(count.items())) for split, count in counts.items()})
     return {
-        split: self._generate_examples([(drawings[visible[i]], images[visible[i]], assignment.groups[i])
-                                        for i in assignment.indices(split)])
+        split: self._generate_examples(split, [(drawings[visible[i]], images[visible[i]], assignment.groups[i])
+                                               for i in assignment.indices(split)])
         for split in splits.SPLITS
     }
 
   def _render(self, drawings: Sequence[icon_sets.Drawing], pixels: int) -> np.ndarray:
     """uint8[N, pixels, pixels, 3]."""
     images = np.empty((len(drawings), pixels, pixels, 3), np.uint8)
-    start = 0
-    chunks = render.render_all([d.svg for d in drawings], pixels)
-    for chunk in self.progress(chunks, len(drawings), f"drawing at {pixels} px"):
-      images[start:start + len(chunk)] = chunk
-      start += len(chunk)
+    rendered = render.render_all([d.svg for d in drawings], pixels)
+    for i, image in enumerate(self.progress(rendered, len(drawings), f"emoji_styles: drawing at {pixels} px")):
+      images[i] = image
     return images
 
-  def _generate_examples(self, rows: Sequence[tuple[icon_sets.Drawing, np.ndarray, str]]) -> Iterator[tuple[int, dict]]:
-    for number, (drawing, image, group) in enumerate(rows):
+  def _generate_examples(self, split: str, rows: Sequence[tuple[icon_sets.Drawing, np.ndarray, str]]
+                         ) -> Iterator[tuple[int, dict]]:
+    for number, (drawing, image, group) in enumerate(self.progress(rows, len(rows), f"emoji_styles: writing {split}")):
       thing = drawing.thing
       index = captions.template_index(drawing.id)
       yield number, {

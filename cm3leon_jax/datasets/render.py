@@ -60,7 +60,7 @@ def _render_chunk(svgs: Sequence[str], pixels: int) -> np.ndarray:
 
 
 def render_all(svgs: Sequence[str], pixels: int, workers: int | None = None) -> Iterator[np.ndarray]:
-  """Yields uint8[n, pixels, pixels, 3] chunks in the order of `svgs`.
+  """Yields uint8[pixels, pixels, 3] for each of `svgs`, in order.
 
   Args:
     svgs: SVG documents.
@@ -72,7 +72,8 @@ def render_all(svgs: Sequence[str], pixels: int, workers: int | None = None) -> 
   """
   chunks = [svgs[i:i + _CHUNK] for i in range(0, len(svgs), _CHUNK)]
   with ThreadPoolExecutor(workers or _cpus()) as pool:
-    yield from pool.map(lambda chunk: _render_chunk(chunk, pixels), chunks)
+    for images in pool.map(lambda chunk: _render_chunk(chunk, pixels), chunks):
+      yield from images
 
 
 def _main() -> None:

@@ -40,6 +40,7 @@ class Pipelines:
     window_length: tokens a training batch row has after masking.
     mask_reserve: ids kept free in a window for sentinels (3 a span).
     epochs: passes over the corpus written as windows, each with new draws of K and of order.
+    held_out_samples: samples per held-out set that training evaluates on.
     document_counts: probabilities of K = 0, 1, 2, … retrieved documents in training.
     seed: of all draws.
   """
@@ -57,6 +58,7 @@ class Pipelines:
   window_length: int = 4096
   mask_reserve: int = 12
   epochs: int = 1
+  held_out_samples: int = 512
   document_counts: Sequence[float] = (0.0, 0.0, 0.0, 1.0)
   seed: int = 0
 
@@ -115,6 +117,14 @@ class Pipelines:
         index=workdir / "index", index_embeddings=workdir / "embeddings" / TRAIN,
         query_dropout=self.query_dropout if split == TRAIN else 0.0, candidates=self.candidates, rules=self.rules,
         seed=self.seed, num_shards=num_shards, beam_options=beam_options))
+
+  def windows(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    from cm3leon_jax.pipelines import windows
+
+    if not manifest.exists(workdir / "windows"):
+      windows.windows(workdir, text_tokenizer=self.folder(self.text_tokenizer, workdir), vocabulary=self.vocabulary,
+                      layout=self.layout, length=self.window_length, reserve=self.mask_reserve, epochs=self.epochs,
+                      document_counts=self.document_counts, held_out_samples=self.held_out_samples, seed=self.seed)
 
   def _each_split(self, folder: Path, make: Callable[[str, Path, int], Path]) -> None:
     for split in SPLITS:

@@ -112,6 +112,8 @@ def resume(
         raise ValueError(f"{label}: the batches ended after {done} of {steps} steps") from None
       fitted, metrics = one_step(fitted, batch)
       waiting.append(metrics)
+      if len(waiting) > 2:
+        jax.block_until_ready(waiting[-3])  # else the bar runs ahead of the device by any number of steps
       done += 1
       bar.update()
       if done % log_every == 0 or done == steps:

@@ -39,10 +39,10 @@ def init_state(config: TransformerConfig, optimizer: optax.GradientTransformatio
                use_ema: bool) -> TrainState:
   """The state before the first step."""
   params = init_parameters(config, key)
-  zero = jnp.zeros((), jnp.int32)
+  step, skipped, skipped_in_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # three buffers: they are donated
   ema = jax.tree.map(jnp.copy, params) if use_ema else None
-  return TrainState(step=zero, params=params, opt_state=optimizer.init(params), ema=ema, skipped=zero,
-                    skipped_in_row=zero)
+  return TrainState(step=step, params=params, opt_state=optimizer.init(params), ema=ema, skipped=skipped,
+                    skipped_in_row=skipped_in_row)
 
 
 def abstract_state(config: TransformerConfig, optimizer: optax.GradientTransformation, use_ema: bool) -> TrainState:
