@@ -34,7 +34,8 @@ class ImageRecipe:
     steps: all steps, the warm-up among them.
     warmup_steps: steps without quantisation, before the codebook is made by k-means.
     batch_size: pictures a step.
-    learning_rate: peak of Adam's; 100 steps up, then a cosine down to 1 % of it.
+    learning_rate: Adam's; 100 steps up, constant, then down to 1 % of it over the last `decay_steps`.
+    decay_steps: see there. A save made before the decay also serves a run of more or fewer `steps`.
     l1, l2, edge: weights of the mean absolute error, of the mean squared error, and of the mean absolute error of
       the differences between neighbouring pixels; pictures in [-1, 1].
     codebook_decay: of the running means.
@@ -46,6 +47,7 @@ class ImageRecipe:
   warmup_steps: int = 300
   batch_size: int = 32
   learning_rate: float = 1e-3
+  decay_steps: int = 800
   l1: float = 1.0
   l2: float = 2.0
   edge: float = 0.0
@@ -223,25 +225,31 @@ def train_image_tokenizer(
   began = time.monotonic()
   model = VQGAN(config)
   warm_up, joint = _losses(model, recipe)
-  schedule = optax.warmup_cosine_decay_schedule(recipe.learning_rate / 100, recipe.learning_rate,
-                                                min(100, recipe.steps // 10), recipe.steps, recipe.learning_rate / 100)
+  decay_from = max(0, recipe.steps - recipe.decay_steps)
+  peak, ramp = recipe.learning_rate, min(100, 1 + decay_from)
+  schedule = optax.join_schedules([
+      optax.linear_schedule(peak / 100, peak, ramp),
+      optax.linear_schedule(peak, peak / 100, recipe.decay_steps, transition_begin=decay_from - ramp),
+  ], [ramp])
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.9, b2=0.99))
   params = _initial(model, images, seed)
   state = {"weights": params, "running": vq.start(params["codebook"])}
   fitted = small.start(params, optimizer, state)
 
   progress = folder.with_name(folder.name + ".progress")
-  made_by = hashlib.sha256(json.dumps([dataclasses.asdict(config), dataclasses.asdict(recipe), seed, len(images),
-                                       hashlib.sha256(images[:64].tobytes()).hexdigest()]).encode()).digest()
+  made_by = hashlib.sha256(json.dumps([dataclasses.asdict(config), dataclasses.asdict(dataclasses.replace(recipe, steps=0)),
+                                       seed, hashlib.sha256(images.tobytes()).hexdigest()]).encode()).digest()
   if progress.is_file() and (saved := progress.read_bytes()).startswith(made_by):
-    fitted = serialization.from_bytes(fitted, saved[len(made_by):])
+    steps, earlier = serialization.from_bytes((0, fitted), saved[len(made_by):])
+    if steps == recipe.steps or int(earlier.step) <= min(decay_from, steps - recipe.decay_steps):
+      fitted = earlier
 
   last_save = int(fitted.step)
 
   def log(step: int, metrics: dict[str, float], now: small.Fitted) -> None:
     nonlocal last_save
     if step - last_save >= save_every:
-      _save(progress, made_by, now)
+      _save(progress, made_by, (recipe.steps, now))
       last_save = step
     if on_log is not None:
       on_log(step, metrics)
@@ -267,8 +275,8 @@ def train_image_tokenizer(
   return image_tokenizer.ImageTokenizer.load(folder)
 
 
-def _save(path: Path, made_by: bytes, fitted: small.Fitted) -> None:
+def _save(path: Path, made_by: bytes, progress: tuple[int, small.Fitted]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".partial")
-  temporary.write_bytes(made_by + serialization.to_bytes(jax.device_get(fitted)))
+  temporary.write_bytes(made_by + serialization.to_bytes(jax.device_get(progress)))
   os.replace(temporary, path)
