@@ -308,15 +308,17 @@ def seconds(value: float) -> str:
 
 
 def usual_commands(workdir: Path) -> list[tuple[str, str]]:
-  at = lambda part: shlex.quote(str(workdir / part))
+  """What to try next, as (what it does, command line)."""
+  at = lambda part="": shlex.quote(str(workdir / part))
   return [
     (
       "Draw something else.",
-      f'cm3leon generate --checkpoint={at("pretrain")} --task=text_to_image --text="a red heart, twemoji" '
-      f"--docs=2 --index={at('index')} --candidates=8 --out=hearts",
+      f"cm3leon generate --checkpoint={at('pretrain')} --index={at('index')} \\\n"
+      '  --task=text_to_image --text="a red heart, twemoji" --docs=2 --candidates=8 --out=hearts',
     ),
     ("See what the model would look up.", f'cm3leon search --index={at("index")} --text="red heart" -k 8'),
-    ("Look at the training examples, decoded.", "cm3leon inspect task --help"),
+    ("Look at training examples, decoded.", f"cm3leon inspect task emoji_retrieval_pretrain --workdir={at()}"),
+    ("Look into the checkpoint.", f"cm3leon inspect checkpoint {at('pretrain')}"),
     (
       "Will a large run fit a TPU pod, and how long would it take? No TPU is needed to ask.",
       "cm3leon plan --gin_file=configs/runs/pretrain_7b.gin --topology=v5e:16x16",
