@@ -33,10 +33,12 @@ _FXEMOJI = {
     "cjkunifiedideograph-h": "japanese monthly amount button",
     "cjkunifiedideograph-i": "japanese free of charge button", "cjkunifiedideograph-j": "japanese application button",
     "cjkunifiedideograph-k": "japanese discount button", "clamshellmobile": "clamshell mobile phone",
-    "clockwisedownupcircledarrows": "clockwise vertical arrows", "clockwiseleftrightarrows": "clockwise left right arrows",
+    "clockwisedownupcircledarrows": "clockwise vertical arrows",
+    "clockwiseleftrightarrows": "clockwise left right arrows",
     "clockwiserightwardsleftwardscirclearrows": "repeat button",
     "clockwiserightwardsleftwardscirclearrowsone": "repeat single button",
-    "closedmailboxlowered": "closed mailbox with lowered flag", "closedmailboxraised": "closed mailbox with raised flag",
+    "closedmailboxlowered": "closed mailbox with lowered flag",
+    "closedmailboxraised": "closed mailbox with raised flag",
     "confetti": "confetti ball", "construct": "construction worker", "contact": "bust in silhouette",
     "contact2": "busts in silhouette", "controlknob": "control knobs", "crying": "crying face",
     "decreasefontsize": "decrease font size", "devilhorns": "smiling face with horns",
@@ -98,7 +100,8 @@ _FXEMOJI = {
     "sidewaysleftpointingindex": "sideways index pointing left",
     "sidewaysrightpointingindex": "sideways index pointing right",
     "sidewaysuppointingindex": "sideways index pointing up", "silhouetteohjapan": "map of japan",
-    "sixpointedstarwithdot": "dotted six-pointed star", "sleuthspy": "detective", "smallfrown": "slightly frowning face",
+    "sixpointedstarwithdot": "dotted six-pointed star", "sleuthspy": "detective",
+    "smallfrown": "slightly frowning face",
     "smallsmile": "slightly smiling face", "smileeyes": "smiling face with smiling eyes",
     "smiletongue": "face savoring food", "snowcloud": "cloud with snow", "snowmountains": "snow-capped mountain",
     "softshellfloppy": "soft shell floppy disk", "soonwithrightarrow": "soon arrow", "spanishflag": "flag of spain",
@@ -111,7 +114,8 @@ _FXEMOJI = {
     "thoughtbaloon": "thought balloon", "tie": "necktie", "tigerside": "tiger", "tired": "tired face",
     "tongueout": "face with tongue", "tongueoutwink": "winking face with tongue",
     "tongueoutwink2": "winking face with tongue", "topwithupwardsarrow": "top arrow", "toykotower": "tokyo tower",
-    "turban": "person wearing turban", "turnedokhand": "ok hand", "upperrightwhitecircle": "upper right shadowed circle",
+    "turban": "person wearing turban", "turnedokhand": "ok hand",
+    "upperrightwhitecircle": "upper right shadowed circle",
     "uppointingsmallredtrisngle": "upwards button", "videocasette": "videocassette",
     "waitress": "person tipping hand", "waningbibbousmoon": "waning gibbous moon", "waving": "waving hand",
     "whitedownpointinglefthand": "white hand pointing down", "whiteexclaimationmark": "white exclamation mark",
@@ -131,7 +135,12 @@ _FXEMOJI |= {f"clock{hour}thirty": f"{word}-thirty" for hour, word in enumerate(
     "one two three four five six seven eight nine ten eleven twelve".split(), 1)}
 
 ALIASES: dict[tuple[str, str], str] = {("fxemoji", name): readable for name, readable in _FXEMOJI.items()}
-ALIASES["emojione", "flag-for-heard-and-mcdonald-islands"] = "flag of heard and mcdonald islands"
+ALIASES |= {("emojione", f"flag-for-{name}"): f"flag of {readable}" for name, readable in {
+    "cocos-islands": "cocos keeling islands",
+    "french-southern-territories": "french southern and antarctic lands",
+    "heard-and-mcdonald-islands": "heard island and mcdonald islands",
+    "st-helena": "st. helena ascension and tristan da cunha",
+}.items()}
 
 # Drawings that their package breaks: the blue heart lies outside its own frame.
 BROKEN = frozenset({("fxemoji", "heartblue")})

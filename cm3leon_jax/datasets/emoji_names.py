@@ -180,7 +180,7 @@ class NameTable:
       codes = tuple(c for c in map(ord, text) if c not in _SELECTORS)
       names = [data["en"], *data.get("alias", [])]
       if _english(codes, data["en"]).startswith("flag of "):  # a bare `turkey` is the bird
-        names = [f"{prefix} {names[0]}" for prefix in ("flag", "flag for", "flag of")]
+        names = [f"{prefix} {names[0]}" for prefix in ("flag", "flag for", "flag of", "flag for flag")]
         self._table.update((squash(name), codes) for name in names)
       else:
         self._table.setdefault(squash(names[0]), codes)
@@ -214,7 +214,7 @@ def identify(style: str, name: str, codes: tuple[int, ...] | None, table: NameTa
     table: for sets that do not.
     other_names: the set's aliases for the picture.
   """
-  own = emoji_aliases.ALIASES.get((style, name), name).replace("-", " ")
+  own = emoji_aliases.ALIASES.get((style, name)) or name.replace("-", " ")
   toneless = _TONE_WORDS.sub("", own)
   tones = [tone.replace(" ", "-") for tone in _TONE_WORDS.findall(own)]
   if codes is None:

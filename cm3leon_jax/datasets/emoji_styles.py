@@ -61,7 +61,8 @@ class EmojiStyles(tfds.core.GeneratorBasedBuilder):
     items = [splits.Item(d.id, d.style, d.thing.id, d.thing.base, splits.pixel_key(small[i]))
              for i, d in ((i, drawings[i]) for i in visible)]
     other_styles = min(2, len({x.style for x in items}) - 1)  # the fallback has one style only
-    assignment = splits.assign(items, np.stack([splits.thumbnail(small[i]) for i in visible]), other_styles=other_styles)
+    thumbnails = np.stack([splits.thumbnail(small[i]) for i in visible])
+    assignment = splits.assign(items, thumbnails, other_styles=other_styles)
     counts = {split: Counter(items[i].style for i in assignment.indices(split))
               for split in (*splits.SPLITS, splits.DROPPED)}
     self.info.metadata.update(source=source, blank=len(drawings) - len(visible),

