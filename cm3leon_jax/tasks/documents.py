@@ -22,7 +22,7 @@ class SampleBuilder:
   def __init__(self, vocabulary: Vocabulary, layout: Layout):
     self.vocabulary = vocabulary
     self.layout = layout
-    self.counts = collections.Counter()
+    self.counts = collections.Counter(texts=0, truncated_texts=0)
 
   def build(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, query_loss_only: bool = False,
             answer: slice | None = None) -> dict[str, np.ndarray]:

@@ -179,7 +179,10 @@ def splits(name: str, default: str = "train") -> list[str]:
 
 def counts(name: str, split: str) -> dict[str, int]:
   """What the samples of a task, or of a mixture's tasks, counted so far."""
-  return dict(sum((_counts[t.name] for t in _find(name, split)[1]), collections.Counter()))
+  total = {}
+  for counter in {id(c): c for c in (_counts[t.name] for t in _find(name, split)[1])}.values():  # tasks may share one
+    total.update({key: total.get(key, 0) + value for key, value in counter.items()})
+  return total
 
 
 def size(name: str, split: str) -> int:

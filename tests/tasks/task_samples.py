@@ -45,34 +45,36 @@ def stack(windows):
 STYLES = ("noto", "twemoji", "openmoji")
 
 
-def document(rng, thing, style, skin_tone="", gender="", layout=LAYOUT, vocabulary=VOCABULARY):
-  """A document record as the tokenize pipeline writes it."""
-  name = "-".join(filter(None, (thing, gender, skin_tone)))
+def document(rng, thing, style, skin_tone="", gender="", layout=LAYOUT, vocabulary=VOCABULARY, encode=None):
+  """A document record as the tokenize pipeline writes it; `encode`: text → ids, random ids without."""
+  name = " ".join(filter(None, (gender, thing)))
+  caption = ", ".join(filter(None, (name, skin_tone and skin_tone + " skin", style)))
+  text = encode(caption) if encode else rng.integers(3, vocabulary.text_size, rng.integers(1, 7)).astype(np.int32)
   return {
-      "id": f"{style}/{name}", "text": rng.integers(3, vocabulary.text_size, rng.integers(1, 7)).astype(np.int32),
+      "id": "/".join([style, *name.split(), *([skin_tone] if skin_tone else [])]), "text": text,
       "image": vocabulary.image_ids(rng.integers(0, vocabulary.image_size, layout.image_tokens)),
-      "caption": f"{name}, {style}", "thing": name, "name": name.replace("-", " "), "style": style,
-      "skin_tone": skin_tone, "gender": gender}
+      "caption": caption, "thing": name, "name": name, "style": style, "skin_tone": skin_tone, "gender": gender}
 
 
-def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6):
+def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode=None, text_tokenizer=""):
   """documents/ and neighbours/ of three splits: everyday things, and people with skin tones and genders.
 
-  The held-out drawings are openmoji's of the last two things and of one skin tone; `heldout_things` has one thing.
+  The held-out drawings are openmoji's of the last two things and of one cook; `heldout_things` has one thing.
   """
   rng = np.random.default_rng(0)
-  every = [document(rng, f"thing{i}", style) for i in range(things) for style in STYLES]
-  every += [document(rng, "cook", style, tone, gender) for style in STYLES for gender in ("man", "woman", "person")
+  make = lambda *about: document(rng, *about, layout=layout, vocabulary=vocabulary, encode=encode)
+  every = [make(f"thing{i}", style) for i in range(things) for style in STYLES]
+  every += [make("cook", style, tone, gender) for style in STYLES for gender in ("man", "woman", "person")
             for tone in ("", "light", "dark")]
   held = lambda d: d["style"] == "openmoji" and (
-      d["name"] in (f"thing{things - 1}", f"thing{things - 2}") or d["name"] == "cook man dark")
+      d["name"] in (f"thing{things - 1}", f"thing{things - 2}") or (d["name"], d["skin_tone"]) == ("man cook", "dark"))
   splits = {"train": [d for d in every if not held(d)], "heldout_drawings": [d for d in every if held(d)],
-            "heldout_things": [document(rng, "unseen", "noto")]}
+            "heldout_things": [make("unseen", "noto")]}
   train_ids = [d["id"] for d in splits["train"]]
   for split, rows in splits.items():
     with manifest.writing(workdir / "documents" / split, "documents") as (folder, about):
       records.write_shard(folder / records.shard_name("documents", 0, 1), rows)
-      about.update(vocabulary=vocabulary.fingerprint(), count=len(rows), image_tokens=layout.image_tokens)
+      about.update(vocabulary=vocabulary.fingerprint(), text_tokenizer=text_tokenizer, count=len(rows), image_tokens=layout.image_tokens)
     with manifest.writing(workdir / "neighbours" / split, "neighbours") as (folder, about):
       near = []
       for d in rows:
