@@ -133,7 +133,7 @@ def _round_places(n: int) -> int:
 
 def _bucket(request: Request):
   """What must be equal within a batch."""
-  places = _round_places(max(len(p.tokens) for p in request.streams))
+  places = _round_places(max(len(p.tokens) for p in request.streams) - 1)
   return (len(request.streams), request.candidates, places, -(-request.streams[0].steps // 16) * 16,
           _head([request]))
 
@@ -166,7 +166,10 @@ def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program
   prompts += [prompts[-1]] * (_round_up(len(prompts)) - len(prompts))
 
   def left_padded(vectors, dtype=np.int32):
-    return np.stack([np.pad(v, (places - len(v), 0)) for v in vectors]).astype(dtype)
+    return np.stack([np.pad(v[:-1], (places - len(v) + 1, 0)) for v in vectors]).astype(dtype)
+
+  def read_positions(prompt):
+    return planned(np.append(prompt.positions[-1:], prompt.planned_positions[:-1]))
 
   def planned(vector):
     return np.pad(vector, [(0, steps - len(vector))] + [(0, 0)] * (vector.ndim - 1), mode="edge")
@@ -185,7 +188,8 @@ def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program
       positions=left_padded([p.positions for p in prompts]),
       valid=left_padded([np.ones(len(p.tokens)) for p in prompts], bool),
       prompt_of=prompt_of,
-      planned_positions=np.stack([[planned(r.streams[s].planned_positions) for r in requests] for s in range(streams)]),
+      last=np.array([[r.streams[s].tokens[-1] for r in requests] for s in range(streams)], np.int32),
+      read_positions=np.array([[read_positions(r.streams[s]) for r in requests] for s in range(streams)], np.int32),
       allowed=np.stack([planned(r.streams[0].allowed) for r in requests]),
       given=np.stack([planned(r.streams[0].given) for r in requests]),
       steps=np.array([r.streams[0].steps for r in requests], np.int32),

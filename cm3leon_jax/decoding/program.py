@@ -23,10 +23,11 @@ class Batch(NamedTuple):
   """Arrays of one batch of requests.
 
   Attributes:
-    tokens, positions: int32[D, P], left-padded.
+    tokens, positions: int32[D, P] prompts without their last token, left-padded.
     valid: bool[D, P].
     prompt_of: int32[S, R] the row of each stream's prompt.
-    planned_positions: int32[S, R, T].
+    last: int32[S, R] the last token of each stream's prompt: what the first step reads.
+    read_positions: int32[S, R, T] where the token that step n reads stands.
     allowed: int32[R, T, 2, 2] id ranges.
     given: int32[R, T] id or -1.
     steps: int32[R] how many tokens are planned.
@@ -39,7 +40,8 @@ class Batch(NamedTuple):
   positions: jax.Array
   valid: jax.Array
   prompt_of: jax.Array
-  planned_positions: jax.Array
+  last: jax.Array
+  read_positions: jax.Array
   allowed: jax.Array
   given: jax.Array
   steps: jax.Array
@@ -82,22 +84,18 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
   """Prefills and decodes one batch; see `Batch` and `Decoded`."""
   model = Transformer(config)
   variables = {"params": params}
-  streams, requests, total = batch.planned_positions.shape
+  streams, requests, total = batch.read_positions.shape
   per_candidate = functools.partial(jnp.repeat, repeats=static.candidates, axis=0)
   allowed, given, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.given, batch.steps, batch.stop))
-  positions = jnp.repeat(batch.planned_positions, static.candidates, axis=1).reshape(-1, total)  # [B, T]
+  positions = jnp.repeat(batch.read_positions, static.candidates, axis=1).reshape(-1, total)  # [B, T]
   ids = jnp.concatenate([jnp.arange(a, b, dtype=jnp.int32) for a, b in static.head])
   candidate_keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       jnp.arange(static.candidates)))(batch.seeds).reshape(-1)
 
-  def prefill():
-    prompts, size = batch.tokens.shape
-    hidden, filled = model.apply(variables, batch.tokens, batch.positions, batch.valid,
-                                 init_cache(config, prompts, size), method="extend")
-    groups = batch.prompt_of.reshape(-1)
-    caches = shared.share(config, filled, groups, static.candidates, total)
-    return jnp.repeat(hidden[groups, -1], static.candidates, axis=0), caches
-
+  prompts, size = batch.tokens.shape
+  _, filled = model.apply(variables, batch.tokens, batch.positions, batch.valid,
+                          init_cache(config, prompts, size), method="extend")
+  caches = shared.share(config, filled, batch.prompt_of.reshape(-1), static.candidates, total)
   layers = [{name: stack[i] for name, stack in params["layers"].items()} for i in range(config.num_layers)]
 
   def extend(tokens, positions, caches, place):
@@ -116,34 +114,24 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
     parts = [model.apply(variables, hidden, a, b - a, method="logits") for a, b in static.head]
     return jnp.concatenate(parts, axis=-1).reshape(streams, -1, len(ids))
 
-  def choose(hidden, n):
-    """Token n of every candidate: (int32[C], log-probability [C], finite bool[S])."""
-    logits = head(hidden)
-    finite = jnp.isfinite(logits).all(axis=(1, 2))
-    column, log_probs = _choose(static, batch.settings, logits, ids, allowed[:, n], candidate_keys, n)
-    is_given = given[:, n] >= 0
-    return jnp.where(is_given, given[:, n], ids[column]), jnp.where(is_given, 0.0, log_probs), finite
-
-  def record(state, n, hidden):
-    tokens, log_probs, done, broken = state
-    token, log_prob, finite = choose(hidden, n)
-    token, log_prob = jnp.where(done, PAD_ID, token), jnp.where(done, 0.0, log_prob)
-    broken = jnp.where(finite, broken, jnp.minimum(broken, n))
-    done = done | (token == stop) | (n + 1 >= limit)
-    return tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob), done, broken
-
   def step(loop):
-    n, state, caches = loop
-    hidden, caches = extend(jnp.tile(state[0][:, n - 1], streams), positions[:, n - 1], caches, n - 1)
-    return n + 1, record(state, n, hidden), caches
+    """Reads token n - 1 (before the first: the prompt's last), chooses token n."""
+    n, read, tokens, log_probs, done, broken, caches = loop
+    hidden, caches = extend(read, positions[:, n], caches, n)
+    logits = head(hidden)
+    column, log_prob = _choose(static, batch.settings, logits, ids, allowed[:, n], candidate_keys, n)
+    is_given = given[:, n] >= 0
+    token = jnp.where(done, PAD_ID, jnp.where(is_given, given[:, n], ids[column]))
+    log_prob = jnp.where(done | is_given, 0.0, log_prob)
+    finite = jnp.isfinite(logits).all(axis=(1, 2))
+    return (n + 1, jnp.tile(token, streams), tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob),
+            done | (token == stop) | (n + 1 >= limit), jnp.where(finite, broken, jnp.minimum(broken, n)), caches)
 
   count = requests * static.candidates
-  state = (jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
-           jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32))
-  hidden, caches = prefill()
-  loop = (jnp.int32(1), record(state, 0, hidden), caches)
-  _, (tokens, log_probs, _, broken), _ = jax.lax.while_loop(
-      lambda loop: (loop[0] < total) & ~loop[1][2].all(), step, loop)
+  loop = (jnp.int32(0), jnp.repeat(batch.last, static.candidates, axis=1).reshape(-1),
+          jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
+          jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32), caches)
+  _, _, tokens, log_probs, _, broken, _ = jax.lax.while_loop(lambda loop: (loop[0] < total) & ~loop[4].all(), step, loop)
   return Decoded(tokens, log_probs, broken)
 
 
