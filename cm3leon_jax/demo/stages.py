@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Callable
 
-from cm3leon_jax import assets, config
+from cm3leon_jax import config
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import report_data
 
@@ -141,19 +141,19 @@ def _assets(demo: Demo) -> None:
   """--fresh: the two tokenizers and CLIP, trained on the training split."""
   from cm3leon_jax.demo import fresh
 
-  fresh.train_assets(demo.workdir, quick=demo.quick)
+  fresh.train_assets(demo.workdir, demo.pipelines(), demo.quick)
 
 
 def _pictures(demo: Demo) -> None:
   from cm3leon_jax.demo import pictures
 
-  pictures.generate(demo.workdir, quick=demo.quick)
+  pictures.generate(demo.workdir, demo.pipelines(), demo.quick)
 
 
 def _metrics(demo: Demo) -> None:
   from cm3leon_jax.demo import metrics
 
-  metrics.evaluate(demo.workdir, quick=demo.quick)
+  metrics.evaluate(demo.workdir, demo.pipelines(), demo.quick)
 
 
 def _report(demo: Demo) -> None:
