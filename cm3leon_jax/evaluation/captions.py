@@ -98,7 +98,7 @@ def cider(data: Corpus) -> np.ndarray:
     row, found = _in_hypothesis(data, entries)
     match = np.flatnonzero(found & is_ref)
     dot = np.bincount(entries.sentence[match], np.minimum(weight[row[match]], weight[match]) * weight[match],
-                      num_sentences)
+                      num_sentences).astype(np.float64)  # bincount of nothing counts in integers
     scale = norm[data.image] * norm  # a hypothesis is sentence number `image`
     total += np.divide(dot, scale, out=dot.copy(), where=scale != 0)
   bigrams = np.maximum(data.lengths - 1, 0)

@@ -22,7 +22,7 @@ PUNCTUATION = frozenset(
 _RENAMED = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "£": "#",
             '"': "''", "…": "..."}
 
-_PLAIN_QUOTES = str.maketrans({"’": "'", "‘": "`", "“": '"', "”": '"', "\u00a0": " ", "\ufe0f": None})
+_PLAIN_QUOTES = str.maketrans({"‘": "`", "“": '"', "”": '"', "\u00a0": " ", "\ufe0f": None})
 
 # Words that the Treebank splits in two.
 _CONTRACTIONS = re.compile(
@@ -38,6 +38,7 @@ _ABBREVIATIONS = """jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed 
 _CAPITALISED = "Az Ark Del Ill La Mass Miss Ore Pa Tex Wash".split()
 _BEFORE_NUMBER = "nos? figs? vols? pp? op prop ca arts? secs?".split()
 
+_CURLY_CLITIC = re.compile(r"’(?=(?:s|m|d|re|ve|ll|t)\b)", re.I)  # "isn’t"; "d’ivoire" keeps its sign
 _JOINT = r"(?:[-_/.@]|(?<=[A-Z])&(?=[A-Z])|(?<=\d)[,:](?=\d))"
 _CLITIC = r"'(?:s|m|d|re|ve|ll)\b"
 _TOKEN = re.compile(
@@ -51,13 +52,13 @@ _TOKEN = re.compile(
     r"|[A-Za-z]+(?=(?i:n't)\b)|(?i:n't)\b"  # "do" and "n't" of "don't"
     rf"|(?i:{_CLITIC})"
     r"|'n'|'(?i:n|em|til|cause|t)\b|(?<!\w)'\d\ds?\b|y'(?=\s)"
-    r"|\b(?i:o'clock|ma'am|[odl]'[a-z]{2,})\b"
+    r"|\b(?i:o'clock|ma'am|[odl]['’][a-z]{2,})\b"
     # A word: runs of letters and digits joined by one of - _ / . @, by & between capitals, by , : between digits.
     rf"|[^\W_]+(?:{_JOINT}[^\W_]+?(?=(?i:n't)\b)|{_JOINT}[^\W_]+)*"
     r"|\.{2,}|-{2,}|[?!]+|\*+|_+|''|``"
     r"|[^\s\U00010000-\U0010ffff]")  # the reference cannot read signs beyond 16 bits and drops them
 
-_DOTS = re.compile(r"\.{2,}|-{2,}|…")
+_DROPPED_TOO = re.compile(r"\.{2,}|-{2,}|…|’")
 _PLAIN = re.compile(r"[A-Za-z ,]*\.?\s*")  # nine captions of ten: words, commas, a closing full stop
 _TWO_WORDS = frozenset("cannot gonna wanna gotta gimme lemme".split())
 
@@ -68,9 +69,10 @@ def tokenize(caption: str) -> list[str]:
     words = caption.lower().replace(",", " ").replace(".", " ").split()
     if words and _TWO_WORDS.isdisjoint(words) and ("." not in caption or not _keeps_stop(caption.split(",")[-1])):
       return words
-  text = _CONTRACTIONS.sub(lambda m: " ".join(g for g in m.groups() if g), caption.translate(_PLAIN_QUOTES))
+  text = _CURLY_CLITIC.sub("'", caption.translate(_PLAIN_QUOTES))
+  text = _CONTRACTIONS.sub(lambda m: " ".join(g for g in m.groups() if g), text)
   tokens = ("".join(map(_RENAMED.get, token, token)).lower() for token in _TOKEN.findall(text))
-  return [token for token in tokens if token not in PUNCTUATION and not _DOTS.fullmatch(token)]
+  return [token for token in tokens if token not in PUNCTUATION and not _DROPPED_TOO.fullmatch(token)]
 
 
 def _keeps_stop(text: str) -> bool:

@@ -1,0 +1,107 @@
+"""Fréchet distance against pytorch-fid's own function (which takes scipy's matrix square root), KID against a loop."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+from scipy import linalg
+
+from cm3leon_jax.evaluation import frechet, kid
+
+
+def pytorch_fid_distance():
+  """pytorch-fid's function alone: importing its module would need torchvision, for a network that is not used here."""
+  path = Path(importlib.util.find_spec("pytorch_fid").submodule_search_locations[0]) / "fid_score.py"
+  functions = [node for node in ast.parse(path.read_text()).body
+               if isinstance(node, ast.FunctionDef) and node.name == "calculate_frechet_distance"]
+  space = {"np": np, "linalg": linalg}
+  exec(compile(ast.Module(functions, []), str(path), "exec"), space)  # noqa: S102
+  return space["calculate_frechet_distance"]
+
+
+def two_sets(n, m, dim, seed=0):
+  """Features like a network's: correlated, not below zero."""
+  rng = np.random.default_rng(seed)
+  mix = rng.normal(size=(dim, dim)) / dim**0.5
+  return np.maximum(rng.normal(size=(n, dim)) @ mix, 0), np.maximum(1.1 * rng.normal(size=(m, dim)) @ mix + 0.1, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("n, m, dim, tolerance", [(400, 300, 48, 1e-9), (1000, 1000, 2, 1e-9), (30, 40, 64, 1e-5)])
+def test_equal_to_pytorch_fid(n, m, dim, tolerance):
+  a, b = two_sets(n, m, dim)
+  expected = pytorch_fid_distance()(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+  assert frechet.frechet_from_features(a, b) == pytest.approx(expected, rel=tolerance)
+  first, second = frechet.moments_of(a), frechet.moments_of(b)
+  assert frechet.frechet_distance(first.mean, first.covariance, second.mean,
+                                  second.covariance) == pytest.approx(expected, rel=tolerance)
+
+
+def test_worked_by_hand():
+  # Diagonal covariances commute: |3|² + (2 − 1)² + (0 − 5)².
+  assert frechet.frechet_distance([0, 0], np.diag([4, 0]), [3, 0], np.diag([1, 25])) == pytest.approx(9 + 1 + 25)
+  x = two_sets(50, 2, 80)[0]
+  assert frechet.frechet_from_features(x, x) == pytest.approx(0, abs=1e-9)
+
+
+@given(st.lists(st.integers(0, 40), max_size=4), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_batches_do_not_matter(cuts, seed):
+  x = 1e3 + np.random.default_rng(seed).normal(size=(40, 5))
+  moments = frechet.Moments(5)
+  for part in np.split(x, sorted(cuts)):
+    moments.update(part)
+  assert moments.count == 40
+  np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-12)
+  np.testing.assert_allclose(moments.covariance, np.cov(x, rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+def test_merging_hosts_is_seeing_all_rows():
+  x = np.random.default_rng(1).normal(size=(90, 7))
+  hosts = [frechet.moments_of(part) for part in (x[:20], x[20:21], x[21:])]
+  for other in hosts[1:]:
+    hosts[0].merge(other)
+  np.testing.assert_allclose(hosts[0].covariance, np.cov(x, rowvar=False), rtol=1e-10)
+
+
+def test_subsets_of_rows():
+  a, b = two_sets(60, 70, 90)
+  rows, some = np.arange(0, 60, 2), np.arange(30)
+  assert frechet.Rows(a, b).distance(rows, some) == pytest.approx(frechet.frechet_from_features(a[rows], b[some]), rel=1e-9)
+
+
+def test_bad_input():
+  with pytest.raises(ValueError, match="do not fit"):
+    frechet.frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+  with pytest.raises(ValueError, match="NaN"):
+    frechet.frechet_distance(np.zeros(2), np.eye(2), np.full(2, np.nan), np.eye(2))
+  with pytest.raises(ValueError, match="at least 2 rows"):
+    frechet.moments_of(np.zeros((1, 3))).covariance
+  with pytest.raises(ValueError, match=r"\[N, 3\]"):
+    frechet.Moments(3).update(np.zeros((2, 4)))
+
+
+def test_kid_is_the_unbiased_estimate():
+  a, b = two_sets(12, 9, 6)
+  k = lambda x, y: (x @ y / 6 + 1)**3
+  xx = np.mean([k(x, y) for i, x in enumerate(a) for j, y in enumerate(a) if i != j])
+  yy = np.mean([k(x, y) for i, x in enumerate(b) for j, y in enumerate(b) if i != j])
+  xy = np.mean([k(x, y) for x in a for y in b])
+  assert kid.kid(a, b) == pytest.approx(xx + yy - 2 * xy, abs=1e-12)
+  rows = np.array([0, 3, 5])
+  assert kid.Kernels(a, b).kid(rows, np.arange(9)) == pytest.approx(kid.kid(a[rows], b), abs=1e-12)
+
+
+def test_kid_blocks_do_not_matter(monkeypatch):
+  a, b = two_sets(25, 17, 6)
+  whole = kid.kid(a, b)
+  monkeypatch.setattr(kid, "_BLOCK", 4)
+  assert kid.kid(a, b) == pytest.approx(whole, abs=1e-12)
+
+
+def test_kid_of_one_distribution_is_zero_on_average():
+  values = [kid.kid(*np.split(np.random.default_rng(i).normal(size=(100, 8)), 2)) for i in range(100)]
+  assert abs(np.mean(values)) < 4 * np.std(values) / 10
