@@ -12,7 +12,7 @@ class Rows(Protocol):
 
   images: np.ndarray
   captions: Sequence[str]
-  names: Sequence[str]
+  plain: Sequence[str]
   styles: Sequence[str]
   things: Sequence[str]
 
@@ -36,11 +36,11 @@ def same_thing_at(queries: np.ndarray, gallery: np.ndarray, query_things: Sequen
   return float(same.any(1).mean()), float(same[:, :2].mean())
 
 
-def style_accuracy(image_vectors: np.ndarray, encoder: Encoder, names: Sequence[str], styles: Sequence[str]) -> float:
+def style_accuracy(image_vectors: np.ndarray, encoder: Encoder, plain: Sequence[str], styles: Sequence[str]) -> float:
   """Share of images whose own "name, style" scores best among that name with every style."""
   known = sorted(set(styles))
-  texts = encoder.encode_text([f"{name}, {style}" for name in names for style in known])
-  scores = np.einsum("nsd,nd->ns", texts.reshape(len(names), len(known), -1), image_vectors)
+  texts = encoder.encode_text([f"{name}, {style}" for name in plain for style in known])
+  scores = np.einsum("nsd,nd->ns", texts.reshape(len(plain), len(known), -1), image_vectors)
   return float((np.asarray(known)[scores.argmax(1)] == np.asarray(styles)).mean())
 
 
@@ -58,6 +58,6 @@ def measure(encoder: Encoder, train: Rows, heldout: Mapping[str, Rows]) -> dict[
     at_10, of_2 = same_thing_at(texts, documents, rows.things, train.things, 10)
     figures = {"count": len(rows.images), "text_to_image_recall_at_1": recall_at(texts, images, 1),
                "text_to_image_recall_at_10": recall_at(texts, images, 10), "same_thing_at_10": at_10,
-               "same_thing_of_2": of_2, "style_accuracy": style_accuracy(images, encoder, rows.names, rows.styles)}
+               "same_thing_of_2": of_2, "style_accuracy": style_accuracy(images, encoder, rows.plain, rows.styles)}
     result[split] = {name: round(value, 4) for name, value in figures.items() if not np.isnan(value)}
   return result

@@ -71,6 +71,10 @@ class Encoder:
     params = flax.traverse_util.unflatten_dict({n: a.astype(np.float32) for n, a in flat.items()}, sep="/")
     return cls(config, params, text, fingerprint)
 
+  def tokenize(self, text: str) -> np.ndarray:
+    """int32[n] text ids, for `encode_text` after query dropout."""
+    return self.text.encode(text)
+
   def encode_text(self, texts: Sequence[str | np.ndarray]) -> np.ndarray:
     """Strings, or arrays of this encoder's text ids → float32[N, D], unit norm."""
     strings = [i for i, text in enumerate(texts) if isinstance(text, str)]

@@ -8,13 +8,14 @@ captions without the style word are true of all of them, which the loss is told 
 import dataclasses
 import functools
 import os
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cm3leon_jax.datasets.captions import STYLE_NAMES
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.clip import CLIP, DEMO, CLIPConfig, contrastive_loss
 from cm3leon_jax.retrieval import clip_metrics
@@ -22,10 +23,10 @@ from cm3leon_jax.retrieval.encoder import Encoder, pad_texts, save
 from cm3leon_jax.tokenizers.text import TextTokenizer
 from cm3leon_jax.training import small
 
-# How often a drawing is described by: its caption · its caption in lower case · "name, style" ·
-# "name" · "Name". The last two leave the artist out, so that "red heart" alone finds red hearts.
-_VARIANT_SHARE = (0.35, 0.1, 0.2, 0.2, 0.15)
-_VARIANT_HAS_STYLE = np.array([True, True, True, False, False])
+# How often a drawing is described by: its caption · "red heart, twemoji" · "red heart". The last leaves the
+# artist out, so that "red heart" alone finds red hearts by all.
+_VARIANT_SHARE = (0.4, 0.3, 0.3)
+_VARIANT_HAS_STYLE = np.array([True, True, False])
 _DROP_SHARE = 0.5  # of the rows lose parts, as the training queries of the retriever do
 _DROP_RATE = 0.2  # of their tokens and patches (PAPER §2: query dropout)
 _SHIFT = 3  # pixels, the largest shift of a drawing
@@ -37,14 +38,16 @@ class Drawings:
 
   Attributes:
     images: uint8[N, H, W, 3].
-    captions, names, styles: str[N]; the style may be "".
-    things: str[N], equal for drawings of the same thing (code points, say).
+    captions: str[N], as documents have them.
+    plain: str[N], what is drawn, without the artist: "red heart", "woman elf, dark skin".
+    styles: str[N], the artist as captions spell it; may be "".
+    things: str[N], equal for drawings of the same thing in the same skin tone.
     toned: bool[N], a skin-tone variant: one of five near duplicates, so drawn five times more seldom.
   """
 
   images: np.ndarray
   captions: Sequence[str]
-  names: Sequence[str]
+  plain: Sequence[str]
   styles: Sequence[str]
   things: Sequence[str]
   toned: np.ndarray
@@ -53,6 +56,21 @@ class Drawings:
     lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
     if len(set(lengths.values())) != 1:
       raise InputError(f"the drawings' fields differ in length: {lengths}")
+
+
+def drawings(pairs: Iterable[Mapping[str, Any]]) -> Drawings:
+  """Raw pairs of the corpus `emoji_styles` (fields id, caption, image, thing, name, style, skin_tone) → `Drawings`."""
+  rows = list(pairs)
+  if not rows:
+    raise InputError("no raw pairs to train the CLIP on; build the corpus first")
+  plain = []
+  for row in rows:
+    tone = row["skin_tone"].replace("+", " and ")
+    plain.append(f"{row['name']}, {tone} skin" if tone else row["name"])
+  return Drawings(images=np.stack([row["image"] for row in rows]), captions=[row["caption"] for row in rows],
+                  plain=plain, styles=[STYLE_NAMES.get(row["style"], row["style"]) for row in rows],
+                  things=[f"{row['thing']} {row['skin_tone']}" for row in rows],
+                  toned=np.array([bool(row["skin_tone"]) for row in rows]))
 
 
 def train_clip(train: Drawings, folder: str | os.PathLike, text_folder: str | os.PathLike, *,
@@ -98,8 +116,8 @@ def batches(train: Drawings, text: TextTokenizer, config: CLIPConfig, batch_size
 
   Fields: images uint8[B, S, S, 3] · ids int32[B, L] · mask bool[B, L] · positives bool[B, B].
   """
-  variants = [[caption, caption.lower(), f"{name}, {style}" if style else name, name, name[:1].upper() + name[1:]]
-              for caption, name, style in zip(train.captions, train.names, train.styles, strict=True)]
+  variants = [[caption, f"{plain}, {style}" if style else plain, plain]
+              for caption, plain, style in zip(train.captions, train.plain, train.styles, strict=True)]
   ids, mask = pad_texts(text.encode_batch([variant for row in variants for variant in row]), config)
   ids, mask = (a.reshape(len(variants), len(_VARIANT_SHARE), -1) for a in (ids, mask))
   things = np.unique(np.asarray(train.things), return_inverse=True)[1]
