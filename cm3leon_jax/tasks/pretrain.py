@@ -4,7 +4,7 @@
 |---|---|---|
 | `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order |
 | `emoji_retrieval_pretrain` | train | the mixture to train on: that task |
-| `emoji_retrieval_k0`, `_k1`, `_k2` | heldout_drawings, heldout_things | the K best by text; loss on the query pair only |
+| `emoji_retrieval_k0`, `_k1`, … | heldout_drawings, heldout_things | the K best by text; loss on the query pair only |
 """
 
 import functools
@@ -101,6 +101,6 @@ def register_emoji(
 
   seqio_adapter.register_task(TASK, face, training, splits=("train",), size=data.size, counts=builder.counts)
   seqio_adapter.register_mixture(MIXTURE, {TASK: 1.0})
-  for k in range(min(3, layout.max_documents)):
+  for k in range(layout.max_documents):
     seqio_adapter.register_task(f"{TASK}_k{k}", face, functools.partial(evaluation, k), splits=HELD_OUT,
                                 size=data.size, counts=builder.counts)

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 import shutil
 import struct
-from typing import Callable, Iterable, Iterator, Mapping
+from typing import Iterable, Iterator, Mapping
 
 from array_record.python import array_record_module
 import numpy as np
@@ -38,7 +38,7 @@ PREFETCH = 2  # batches made ahead by a thread
 def write_samples(
     samples: Iterable[Mapping[str, np.ndarray]], folder: str | os.PathLike, *, vocabulary: Vocabulary, layout: Layout,
     length: int, reserve: int = 0, packing_mode: str = "whole", pool: int = 64, shards: int = 16, seed: int = 0,
-    about: Callable[[], Mapping[str, object]] = dict) -> dict:
+    about: Mapping[str, object] | None = None) -> dict:
   """Packs samples into windows, shuffles these globally and writes them; returns the manifest.
 
   The shuffle goes through `shards` temporary files, each sorted alone in memory by a hash of (seed, number).
@@ -53,7 +53,7 @@ def write_samples(
     packing_mode, pool: see `packing.pack`.
     shards: files to write; at least the number of hosts that will read.
     seed: of the shuffle.
-    about: further fields for the manifest, asked for at the end.
+    about: further fields for the manifest, read when the samples are used up.
 
   Raises:
     InputError: a sample does not fit a window, or there are no samples.
@@ -90,7 +90,7 @@ def write_samples(
           temporary / records.shard_name(STEM, i, shards), ({"index": index + j, **row} for j, row in enumerate(rows)))
     shutil.rmtree(buckets)
     manifest.update(
-        about(), count=stats.windows, samples=stats.samples, tokens=stats.tokens, wasted=round(stats.wasted, 4),
+        about or {}, count=stats.windows, samples=stats.samples, tokens=stats.tokens, wasted=round(stats.wasted, 4),
         length=length, window=window, packing=packing_mode, seed=seed, answers=has_answers,
         layout=dataclasses.asdict(layout), vocabulary=vocabulary.fingerprint(), vocabulary_sizes=vocabulary.to_dict())
   return manifest
@@ -102,10 +102,14 @@ def write_windows(
   """Draws `epochs` epochs of a registered task or mixture and writes its windows; see `write_samples`."""
   from cm3leon_jax.tasks import seqio_adapter  # slow to import, and a training run needs it not
 
-  samples = seqio_adapter.examples(task, split, seed=seed, epochs=epochs)
-  return write_samples(samples, folder, vocabulary=vocabulary, layout=layout, length=length, reserve=reserve, seed=seed,
-                       about=lambda: {"task": task, "split": split, "epochs": epochs,
-                                      "counts": seqio_adapter.counts(task, split)}, **options)
+  about: dict[str, object] = {"task": task, "split": split, "epochs": epochs}
+
+  def samples():
+    yield from seqio_adapter.examples(task, split, seed=seed, epochs=epochs)
+    about["counts"] = seqio_adapter.counts(task, split)
+
+  return write_samples(samples(), folder, vocabulary=vocabulary, layout=layout, length=length, reserve=reserve, seed=seed,
+                       about=about, **options)
 
 
 class WindowSource:

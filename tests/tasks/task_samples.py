@@ -56,7 +56,7 @@ def document(rng, thing, style, skin_tone="", gender="", layout=LAYOUT, vocabula
       "caption": caption, "thing": name, "name": name, "style": style, "skin_tone": skin_tone, "gender": gender}
 
 
-def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode=None, text_tokenizer=""):
+def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode=None, text_tokenizer="", image_tokenizer=""):
   """documents/ and neighbours/ of three splits: everyday things, and people with skin tones and genders.
 
   The held-out drawings are openmoji's of the last two things and of one cook; `heldout_things` has one thing.
@@ -74,7 +74,8 @@ def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode
   for split, rows in splits.items():
     with manifest.writing(workdir / "documents" / split, "documents") as (folder, about):
       records.write_shard(folder / records.shard_name("documents", 0, 1), rows)
-      about.update(vocabulary=vocabulary.fingerprint(), text_tokenizer=text_tokenizer, count=len(rows), image_tokens=layout.image_tokens)
+      about.update(vocabulary=vocabulary.fingerprint(), text_tokenizer=text_tokenizer,
+                   image_tokenizer=image_tokenizer, count=len(rows), image_tokens=layout.image_tokens)
     with manifest.writing(workdir / "neighbours" / split, "neighbours") as (folder, about):
       near = []
       for d in rows:

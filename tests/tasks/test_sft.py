@@ -23,8 +23,9 @@ def corpus(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("sft")
   captions = [f"{name}, {tone}{style}" for name in ("man cook", "woman cook", "person cook", "thing1", "unseen")
               for tone in ("", "light skin, ", "dark skin, ") for style in STYLES]
-  text = train_text.train_text(captions * 40, workdir / "text", size=345)
-  vocabulary = Vocabulary(text_size=345, image_size=32, num_sentinels=16, total_size=0)
+  instructions = (templates.EDIT_QUERY, templates.CAPTION_QUERY) * 10 + train_text.INSTRUCTIONS
+  text = train_text.train_text(captions, workdir / "text", size=400, model_type="bpe", instructions=instructions)
+  vocabulary = Vocabulary(text_size=400, image_size=32, num_sentinels=16, total_size=0)
   splits = write_corpus(workdir, LAYOUT, vocabulary, encode=text.encode, text_tokenizer=text.fingerprint)
   sft.register_emoji_sft(workdir, vocabulary, LAYOUT, text)
   return workdir, splits, text, vocabulary
@@ -119,9 +120,9 @@ def test_mixture(corpus):
 
 def test_captions_that_do_not_fit_are_left_out_whole(corpus):
   workdir, splits, text, vocabulary = corpus
-  room = len(text.encode(templates.CAPTION_QUERY)) + 9
+  room = len(text.encode(templates.CAPTION_QUERY)) + 5
   tasks = sft.EmojiSFT(workdir, vocabulary, dataclasses.replace(LAYOUT, text_tokens=room), text)
-  fit = [i for i, d in enumerate(splits["train"]) if len(d["text"]) <= 9]
+  fit = [i for i, d in enumerate(splits["train"]) if len(d["text"]) <= 5]
   assert tasks.caption_rows("train") == fit and 0 < len(fit) < len(splits["train"])
   with pytest.raises(InputError, match="Layout.text_tokens=2 is too short"):
     sft.EmojiSFT(workdir, vocabulary, dataclasses.replace(LAYOUT, text_tokens=2), text)
@@ -129,7 +130,7 @@ def test_captions_that_do_not_fit_are_left_out_whole(corpus):
 
 def test_another_text_tokenizer_is_refused(corpus, tmp_path):
   workdir, _, _, vocabulary = corpus
-  other = train_text.train_text(["red heart, noto", "blue cat, twemoji"] * 20, tmp_path / "text", size=325)
+  other = train_text.train_text(["red heart, noto", "blue cat, twemoji"], tmp_path / "text", size=320, model_type="bpe")
   tasks = sft.EmojiSFT(workdir, vocabulary, dataclasses.replace(LAYOUT, text_tokens=64), other)
   with pytest.raises(InputError, match="made with another text_tokenizer"):
     tasks.caption_rows("train")
