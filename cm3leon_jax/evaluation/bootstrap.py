@@ -59,7 +59,8 @@ def interval(estimate: float, resampled: np.ndarray, level: float = LEVEL) -> In
 def mean_interval(values: np.ndarray, *, level: float = LEVEL, repeats: int = REPEATS, seed: int = 0) -> Interval:
   """Interval of the mean of values float[N]; one value gives an interval of no width."""
   values = np.asarray(values, np.float64)
-  return interval(values.mean(), resampled_means(values, repeats, seed), level)
+  resampled = resampled_means(values, repeats, seed)
+  return interval(values.mean(), resampled, level)
 
 
 def difference_interval(a: np.ndarray, b: np.ndarray, *, level: float = LEVEL, repeats: int = REPEATS,

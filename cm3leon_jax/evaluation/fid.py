@@ -65,7 +65,8 @@ def side_of_features(features: np.ndarray, source: str) -> Side:
     InputError: not [N, D], fewer than 2 rows, or not finite; names `source` and the first bad row.
   """
   if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
-    raise InputError(f"{source}: features must be floats [pictures, dimensions], got {features.dtype}{list(features.shape)}")
+    raise InputError(f"{source}: features must be floats [pictures, dimensions], got "
+                     f"{features.dtype}{list(features.shape)}")
   if len(features) < 2:
     raise InputError(f"{source}: {len(features)} picture; a covariance needs at least 2")
   bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -111,7 +112,8 @@ def read_folder(folder: Path, net: FeatureNetwork) -> Side:
       bar.update(len(chunk))
   bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
   if len(bad):
-    raise InputError(f"{paths[bad[0]]}: its features are NaN or infinite ({len(bad)} such pictures); are the weights whole?")
+    raise InputError(f"{paths[bad[0]]}: its features are NaN or infinite ({len(bad)} such pictures); "
+                     "are the weights whole?")
   return Side(features)
 
 
@@ -152,8 +154,8 @@ def evaluate_fid(generated: str | os.PathLike, reference: str | os.PathLike, wei
       raise InputError(f"{path}: neither a folder of pictures nor an .npz")
   first, second = sides
   if first.dim != second.dim:
-    raise InputError(f"{generated} has {first.dim} dimensions and {reference} {second.dim}: features of two networks "
-                     "cannot be compared")
+    raise InputError(f"{generated} has {first.dim} dimensions and {reference} {second.dim}: features of two "
+                     "networks cannot be compared")
   key = net.key if net else inception_v3.KEY
   result: dict = {key: distance(first, second)}
   notes = []
@@ -164,7 +166,7 @@ def evaluate_fid(generated: str | os.PathLike, reference: str | os.PathLike, wei
       result[f"{name}_count"] = side.count
   small = min((side.count for side in sides if side.count is not None), default=SMALL)
   if small < SMALL:
-    notes.append(f"{small} pictures: the distance is biased upwards below {SMALL}; compare only numbers of equal counts")
+    notes.append(f"{small} pictures: the distance is biased upwards below {SMALL}; compare only equal counts")
   if net:
     result |= {"network": net.name, "weights_hash": net.weights_hash, "preprocessing": net.preprocessing}
     if net.key == inception_v3.KEY and not net.weights_hash.startswith(inception_v3.PUBLISHED):

@@ -54,7 +54,7 @@ def read_chunks(paths: list[Path]) -> Iterator[np.ndarray]:
       image = read_image(path)
       size = size or image.shape
       if image.shape != size:
-        raise InputError(f"{path}: {image.shape[1]}×{image.shape[0]} px, while {paths[0].name} is {size[1]}×{size[0]} px; "
-                         "bring all pictures of a folder to one size first")
+        raise InputError(f"{path}: {image.shape[1]}×{image.shape[0]} px, while {paths[0].name} is "
+                         f"{size[1]}×{size[0]} px; bring all pictures of a folder to one size first")
       chunk.append(image)
     yield np.stack(chunk)

@@ -89,13 +89,15 @@ def score(config: TransformerConfig, params: Any, vocabulary: Vocabulary, batche
     params: of `Transformer(config)`.
     batches: of the `batch` kind; a token counts where its loss weight is not 0, and counts once.
   """
-  step = jax.jit(functools.partial(_row_sums, Transformer(config), vocabulary))
-  sums = [np.asarray(step(params, {name: batch[name] for name in _FIELDS}), np.float64) for batch in batches]
+  model = Transformer(config)
+  sums = [np.asarray(_row_sums(model, vocabulary, params, {name: batch[name] for name in _FIELDS}), np.float64)
+          for batch in batches]
   rows = np.concatenate(sums) if sums else np.zeros((0, 4))
   rows = rows[(rows[:, 1] + rows[:, 3]) > 0]
   return Likelihoods(*rows.T)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _row_sums(model: Transformer, vocabulary: Vocabulary, params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
   """float32[B, 4]: image nats, image tokens, text nats, text tokens."""
   hidden = model.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"])

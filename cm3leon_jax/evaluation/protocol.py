@@ -44,7 +44,7 @@ class Reference:
       seed: of the resampling.
     """
     if len(real) != len(captions) or len(real) < 4:
-      raise ValueError(f"{len(real)} pictures and {len(captions)} captions: at least 4, and as many of each, are needed")
+      raise ValueError(f"{len(real)} pictures and {len(captions)} captions: as many of each are needed, and at least 4")
     self.captions = list(captions)
     self.network, self.encoder, self.seed = network, encoder, seed
     self._features = network.features(real)

@@ -1,12 +1,12 @@
-"""Writes golden/features.npz and golden/ptb.json with the reference packages; run by hand, needs what the tests do not.
+"""Writes golden/features.npz and golden/ptb.json with the reference packages; run by hand.
 
     pip install torch==2.13.0 efficientnet-lite-pytorch==0.1.0 pytorch-fid==0.3.0 pycocoevalcap==1.2
     pip install --no-deps torchvision==0.28.0
     python tests/evaluation/make_goldens.py
 
-With the CPU build of torch, torchvision cannot load its compiled operators and refuses to be imported; InceptionV3 needs
-none of them, so the two that it asks for are declared first. (transformers breaks beside such a torchvision: use
-another environment.)
+With the CPU build of torch, torchvision cannot load its compiled operators and refuses to be imported; InceptionV3
+needs none of them, so the two that it asks for are declared first. (transformers breaks beside such a torchvision:
+use another environment.)
 """
 
 import inspect

@@ -66,7 +66,8 @@ def files(tmp_path):
   def write(predictions, references=None):
     references = references or {
         "images": [{"id": 1}, {"id": 2}],
-        "annotations": [{"id": 1, "image_id": 1, "caption": "A red heart."}, {"id": 2, "image_id": 1, "caption": "heart"},
+        "annotations": [{"id": 1, "image_id": 1, "caption": "A red heart."},
+                        {"id": 2, "image_id": 1, "caption": "heart"},
                         {"id": 3, "image_id": 2, "caption": "Dog's face"}]}
     (tmp_path / "results.json").write_text(predictions if isinstance(predictions, str) else json.dumps(predictions))
     (tmp_path / "captions.json").write_text(json.dumps(references))

@@ -13,7 +13,8 @@ ROWS = json.loads((Path(__file__).parent / "golden" / "ptb.json").read_text(enco
 
 
 def test_captions_with_every_kind_of_trap_come_out_as_the_reference_has_them():
-  wrong = [(caption, expected, ptb.tokenize(caption)) for caption, expected in ROWS if ptb.tokenize(caption) != expected]
+  wrong = [(caption, expected, ptb.tokenize(caption)) for caption, expected in ROWS
+           if ptb.tokenize(caption) != expected]
   assert len(ROWS) > 80
   assert not wrong, f"{len(wrong)} of {len(ROWS)}: {wrong[:3]}"
 
@@ -45,7 +46,7 @@ def test_any_text_gives_tokens_without_spaces_or_dropped_punctuation(caption):
     assert token and not token.isspace() and token not in ptb.PUNCTUATION
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="the reference is a Java program; golden/ptb.json holds its answers")
+@pytest.mark.skipif(shutil.which("java") is None, reason="the reference needs Java; golden/ptb.json has its answers")
 def test_the_reference_itself():
   captions = [caption for caption, _ in ROWS] + ["", "two\nlines\u2028here", ""]
   tokens = ptb.tokenize_java(captions)

@@ -129,6 +129,11 @@ def preprocess(images: jax.Array) -> jax.Array:
   return (jax.image.resize(images, shape, "bilinear") - 127.0) / 128.0
 
 
+def features_of(params: Any, images: jax.Array) -> jax.Array:
+  """float32[B, H, W, 3] in 0..255 → float32[B, 1280]."""
+  return EfficientNetLite0().apply({"params": params}, preprocess(images))
+
+
 def load(path: str | os.PathLike = "") -> FeatureNetwork:
   """The network with the weights of `path`, by default those of the installed package.
 
@@ -137,15 +142,14 @@ def load(path: str | os.PathLike = "") -> FeatureNetwork:
   """
   path = path or weights_path()
   state = torch_file.load_state_dict(path)
-  module = EfficientNetLite0()
   try:
     params = to_params(state)
   except KeyError as error:
     raise InputError(f"{path}: not EfficientNet-Lite0's weights: no tensor {error}") from error
-  wrong = check_shapes(params, shapes_of(module, SIZE), str(path))
+  wrong = check_shapes(params, shapes_of(EfficientNetLite0(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not EfficientNet-Lite0's weights")
   return FeatureNetwork(
       name=NAME, key=KEY, dim=DIM, weights_hash=manifest.hash_file(path),
       preprocessing=f"bilinear to {SIZE} px, (x - 127) / 128", params=params,
-      function=lambda p, images: module.apply({"params": p}, preprocess(images)))
+      function=features_of)

@@ -21,7 +21,8 @@ class FeatureNetwork:
     weights_hash: of the weight file, 16 hex digits.
     preprocessing: what happens to a picture first, in words.
     params: pytree.
-    function: (params, float32[B, H, W, 3] in 0..255) → float32[B, D]; jitted here.
+    function: (params, float32[B, H, W, 3] in 0..255) → float32[B, D]; jitted here. One object per network,
+      so that loading twice compiles once.
   """
   name: str
   key: str
@@ -46,9 +47,10 @@ class FeatureNetwork:
       raise ValueError(f"images must be uint8[N, H, W, 3], got {images.dtype}{list(images.shape)}")
     out = np.empty((len(images), self.dim), np.float32)
     pending = None  # fetched one batch late, so that the next one is prepared while this one computes
-    for start in range(0, len(images), BATCH):
-      batch = images[start:start + BATCH]
-      padded = np.zeros((BATCH,) + images.shape[1:], np.float32)
+    size = min(BATCH, 1 << max(len(images) - 1, 0).bit_length())  # a few pictures need no large batch
+    for start in range(0, len(images), size):
+      batch = images[start:start + size]
+      padded = np.zeros((size,) + images.shape[1:], np.float32)
       padded[:len(batch)] = batch
       previous, pending = pending, (start, len(batch), self._jitted(self.params, padded))
       _store(out, previous)
@@ -74,7 +76,8 @@ def fold_batch_norm(state: Mapping[str, np.ndarray], conv: str, norm: str, epsil
   Raises:
     KeyError: a tensor is missing.
   """
-  scale = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(state[f"{norm}.running_var"].astype(np.float64) + epsilon)
+  variance = state[f"{norm}.running_var"].astype(np.float64)
+  scale = state[f"{norm}.weight"].astype(np.float64) / np.sqrt(variance + epsilon)
   kernel = state[f"{conv}.weight"].astype(np.float64) * scale[:, None, None, None]
   bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
   return {"kernel": kernel.transpose(2, 3, 1, 0).astype(np.float32), "bias": bias.astype(np.float32)}

@@ -151,6 +151,11 @@ def preprocess(images: jax.Array) -> jax.Array:
   return 2.0 * jax.image.resize(images / 255.0, shape, "bilinear", antialias=False) - 1.0
 
 
+def features_of(params: Any, images: jax.Array) -> jax.Array:
+  """float32[B, H, W, 3] in 0..255 → float32[B, 2048]."""
+  return InceptionV3().apply({"params": params}, preprocess(images))
+
+
 def load(path: str | os.PathLike) -> FeatureNetwork:
   """The network with pytorch-fid's weight file.
 
@@ -160,17 +165,16 @@ def load(path: str | os.PathLike) -> FeatureNetwork:
   state = torch_file.load_state_dict(path)
   classes = state["fc.bias"].shape[0] if "fc.bias" in state else None
   if classes not in (None, _CLASSES):
-    raise InputError(f"{path}: an InceptionV3 of {classes} classes, while FID's has {_CLASSES}; its numbers would not be "
-                     "FID (torchvision's weights are another network)")
+    raise InputError(f"{path}: an InceptionV3 of {classes} classes, while FID's has {_CLASSES}; its numbers would "
+                     "not be FID (torchvision's weights are another network)")
   try:
     params = to_params(state)
   except KeyError as error:
     raise InputError(f"{path}: not pytorch-fid's InceptionV3: no tensor {error}") from error
-  module = InceptionV3()
-  wrong = check_shapes(params, shapes_of(module, SIZE), str(path))
+  wrong = check_shapes(params, shapes_of(InceptionV3(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not pytorch-fid's InceptionV3")
   return FeatureNetwork(
       name=NAME, key=KEY, dim=DIM, weights_hash=manifest.hash_file(path),
       preprocessing=f"x / 255, bilinear without antialias to {SIZE} px, 2x - 1", params=params,
-      function=lambda p, images: module.apply({"params": p}, preprocess(images)))
+      function=features_of)

@@ -1,0 +1,128 @@
+"""`eval fid` on files: saved features, folders of pictures, and everything that can be wrong with them."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import public_weights
+import pytest
+
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import fid, frechet, kid
+from cm3leon_jax.evaluation.networks import efficientnet_lite0
+from cm3leon_jax.evaluation.networks.features import FeatureNetwork
+
+
+def features(seed, count=40, dim=12):
+  return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32) + seed
+
+
+def folder(path, images):
+  path.mkdir()
+  for i, image in enumerate(images):
+    Image.fromarray(image).save(path / f"{i:03}.png")
+  return path
+
+
+def test_saved_features(tmp_path):
+  a, b = features(0), features(1)
+  np.savez(tmp_path / "a.npz", features=a)
+  np.savez(tmp_path / "b.npz", features=b)
+  result = fid.evaluate_fid(tmp_path / "a.npz", tmp_path / "b.npz", "", tmp_path / "o.json")
+  assert json.loads((tmp_path / "o.json").read_text()) == result
+  assert result["fid"] == pytest.approx(frechet.frechet_from_features(a, b))
+  assert result["kid"] == pytest.approx(kid.kid(a, b))
+  assert result["generated_count"] == result["reference_count"] == 40 and "40 pictures" in result["note"]
+
+
+def test_saved_statistics_give_the_same_distance_but_no_kid(tmp_path):
+  a, b = features(0), features(1)
+  np.savez(tmp_path / "a.npz", features=a)
+  np.savez(tmp_path / "b.npz", mu=b.mean(0, dtype=np.float64), sigma=np.cov(b, rowvar=False))
+  result = fid.evaluate_fid(tmp_path / "a.npz", tmp_path / "b.npz")
+  assert result["fid"] == pytest.approx(frechet.frechet_from_features(a, b), rel=1e-6)
+  assert "kid" not in result and "reference_count" not in result
+
+
+@pytest.mark.parametrize("arrays, says", [
+    ({"features": np.full((3, 4), np.nan, np.float32)}, r"x.npz: 3 of 3 rows of features hold NaN.*row 0"),
+    ({"features": np.zeros((1, 12))}, r"x.npz: 1 picture; a covariance needs at least 2"),
+    ({"features": np.zeros((5, 12), int)}, r"must be floats"),
+    ({"features": np.zeros((5, 12, 1))}, r"must be floats \[pictures, dimensions\]"),
+    ({"features": np.zeros((5, 13))}, r"x.npz has 13 dimensions and .*12"),
+    ({"mu": np.zeros(12)}, r"x.npz: holds mu; needed"),
+    ({"mu": np.zeros(12), "sigma": np.zeros((12, 11))}, r"do not fit"),
+    ({"mu": np.full(12, np.inf), "sigma": np.eye(12)}, r"NaN or infinity"),
+    ({"features": np.array([{}], object)}, r"not a readable .npz"),
+])
+def test_bad_npz(tmp_path, arrays, says):
+  np.savez(tmp_path / "good.npz", features=features(0))
+  np.savez(tmp_path / "x.npz", **arrays)
+  with pytest.raises(InputError, match=says):
+    fid.evaluate_fid(tmp_path / "x.npz", tmp_path / "good.npz")
+
+
+def test_npz_cut_short(tmp_path):
+  np.savez(tmp_path / "x.npz", features=features(0))
+  raw = (tmp_path / "x.npz").read_bytes()
+  for keep in (0, 100, len(raw) // 2):
+    (tmp_path / "x.npz").write_bytes(raw[:keep])
+    with pytest.raises(InputError, match="x.npz: not a "):
+      fid.evaluate_fid(tmp_path / "x.npz", tmp_path / "x.npz")
+
+
+def test_folders_of_pictures(tmp_path):
+  images = public_weights.pictures(4, 64)
+  a, b = folder(tmp_path / "a", images[:2]), folder(tmp_path / "b", images[2:])
+  (a / "notes.txt").write_text("not a picture, and not read")
+  result = fid.evaluate_fid(a, b, "efficientnet-lite0", tmp_path / "o.json")
+  network = efficientnet_lite0.load()
+  expected = frechet.frechet_from_features(network.features(images[:2]), network.features(images[2:]))
+  assert result["fd_efficientnet_lite0"] == pytest.approx(expected, rel=1e-5)
+  assert "fid" not in result, "only InceptionV3 may say FID"
+  assert result["network"] == "FD (EfficientNet-Lite0)" and result["weights_hash"] == network.weights_hash
+  assert json.loads((tmp_path / "o.json").read_text()) == result
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  return folder(tmp_path / "good", np.zeros((3, 8, 8, 3), np.uint8))
+
+
+def small_network():
+  return FeatureNetwork(name="mean colour", key="fd_mean", dim=3, weights_hash="0" * 16, preprocessing="none",
+                        params={}, function=lambda params, x: x.mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (lambda d: (d / "001.png").write_bytes(b"no"), r"001.png: not a readable picture"),
+    (lambda d: (d / "002.png").write_bytes((d / "002.png").read_bytes()[:40]), r"002.png: not a readable picture"),
+    (lambda d: Image.new("RGB", (9, 8)).save(d / "002.png"), r"002.png: 9×8 px, while 000.png is 8×8 px"),
+    (lambda d: [p.unlink() for p in d.iterdir()], r"good: no pictures in it"),
+    (lambda d: [(d / f"00{i}.png").unlink() for i in (0, 1)], r"good: 1 picture; a covariance needs"),
+])
+def test_bad_pictures_are_named(monkeypatch, pictures, spoil, says):
+  monkeypatch.setattr(fid, "network", lambda weights: small_network())
+  spoil(pictures)
+  with pytest.raises(InputError, match=says):
+    fid.evaluate_fid(pictures, pictures)
+
+
+def test_pictures_of_other_modes_are_read_as_rgb(monkeypatch, tmp_path, pictures):
+  monkeypatch.setattr(fid, "network", lambda weights: small_network())
+  (tmp_path / "grey").mkdir()
+  for i in range(3):
+    Image.new("L", (8, 8), 10).save(tmp_path / "grey" / f"{i}.jpg")
+  assert fid.evaluate_fid(tmp_path / "grey", pictures)["fd_mean"] == pytest.approx(300)  # 3 channels, 10² each
+
+
+def test_bad_paths_and_weights(tmp_path, pictures):
+  with pytest.raises(InputError, match="none: no such file or folder"):
+    fid.evaluate_fid(tmp_path / "none", pictures)
+  with pytest.raises(InputError, match="need --weights"):
+    fid.evaluate_fid(pictures, pictures)
+  with pytest.raises(InputError, match="inception.pth: no such file"):
+    fid.evaluate_fid(pictures, pictures, tmp_path / "inception.pth")
+  (tmp_path / "x.txt").write_text("")
+  with pytest.raises(InputError, match="neither a folder of pictures nor an .npz"):
+    fid.evaluate_fid(tmp_path / "x.txt", tmp_path / "x.txt")

@@ -1,0 +1,69 @@
+"""Features against the public implementations, recorded by make_goldens.py: within 1e-4 (they agree to about 1e-5)."""
+
+from pathlib import Path
+
+import numpy as np
+import public_weights
+import pytest
+import torch
+
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation.networks import efficientnet_lite0, features, inception_v3
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+  path = tmp_path_factory.mktemp("weights") / "pt_inception.pth"
+  torch.save({name: torch.tensor(array) for name, array in public_weights.inception_state().items()}, path)
+  return inception_v3.load(path)
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+  return efficientnet_lite0.load()
+
+
+@pytest.mark.parametrize("size", [64, 300])
+def test_efficientnet_lite0_has_the_features_of_the_torch_package(efficientnet, size):
+  got = efficientnet.features(public_weights.pictures(2, size))
+  np.testing.assert_allclose(got, GOLDEN[f"efficientnet_{size}"], atol=1e-4)
+  assert got.std() > 0.1 and efficientnet.key == "fd_efficientnet_lite0" and "FID" not in efficientnet.name
+
+
+@pytest.mark.parametrize("size", [64, 320])
+def test_inception_v3_has_the_features_of_pytorch_fid(inception, size):
+  got = inception.features(public_weights.pictures(2, size))
+  np.testing.assert_allclose(got, GOLDEN[f"inception_{size}"], atol=1e-4)
+  assert got.std() > 0.1 and inception.key == "fid"
+
+
+def test_batches_do_not_matter(efficientnet, monkeypatch):
+  monkeypatch.setattr(features, "BATCH", 2)
+  images = public_weights.pictures(5, 64)
+  whole = efficientnet.features(images)
+  assert whole.shape == (5, 1280)
+  np.testing.assert_allclose(whole[3:], efficientnet.features(images[3:]), atol=1e-5)
+  assert efficientnet.features(images[:0]).shape == (0, 1280)
+
+
+def test_the_published_weights_are_the_ones_installed(efficientnet):
+  assert efficientnet.weights_hash.startswith("57934424")  # the file's name carries the start of its SHA-256
+
+
+def test_wrong_arrays(efficientnet):
+  for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 4), np.uint8)):
+    with pytest.raises(ValueError, match=r"uint8\[N, H, W, 3\]"):
+      efficientnet.features(images)
+
+
+def test_another_networks_weights_are_refused(tmp_path):
+  torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "w.pth")
+  with pytest.raises(InputError, match="not pytorch-fid's InceptionV3: no tensor"):
+    inception_v3.load(tmp_path / "w.pth")
+  with pytest.raises(InputError, match="not EfficientNet-Lite0's weights: no tensor"):
+    efficientnet_lite0.load(tmp_path / "w.pth")
+  torch.save({"fc.bias": torch.zeros(1000)}, tmp_path / "w.pth")
+  with pytest.raises(InputError, match="1000 classes, while FID's has 1008"):
+    inception_v3.load(tmp_path / "w.pth")
