@@ -34,6 +34,7 @@ _GENDERED = {
 }
 _NEUTRAL_COUPLES = {"kiss person person": "kiss", "couple with heart person person": "couple with heart"}
 _TONE_WORDS = re.compile(r"[ -](medium[ -]light|medium[ -]dark|light|medium|dark)[ -]skin[ -]tone\b")
+_ROLES = re.compile(r"\b((wo)?m[ae]n|person|people)\b(?!')")  # not those of `woman's hat`
 _DIRECTIONS = (
     (re.compile(r"\b(left|right)(wards?)?\b"), "side"),
     (re.compile(r"\b(counter|anti)?clockwise\b"), "turning"),
@@ -81,6 +82,11 @@ def direction_key(name: str) -> str:
   for pattern, word in _DIRECTIONS:
     name = pattern.sub(word, name)
   return name
+
+
+def _variant_key(name: str) -> str:
+  """A base id from words, for what CLDR does not list: the name without gender and direction."""
+  return "-".join(direction_key(_ROLES.sub("", name)).split()) or name
 
 
 def to_codes(text: str) -> tuple[int, ...]:
@@ -223,7 +229,7 @@ def identify(style: str, name: str, codes: tuple[int, ...] | None, table: NameTa
     codes = None  # a set's own numbering says nothing about another's
   if codes is None:
     spelled = clean(toneless)
-    return Thing(spelled.replace(" ", "-"), spelled, direction_key(spelled).replace(" ", "-"), "+".join(tones))
+    return Thing(spelled.replace(" ", "-"), spelled, _variant_key(spelled), "+".join(tones))
   if all(c in TONES for c in codes):
     tones = []  # the swatch of a tone
   else:
@@ -241,6 +247,6 @@ def _from_codes(codes: tuple[int, ...], skin_tone: str, own: str) -> Thing:
   if not gender and base in _gendered_bases() and base == to_id(plain):
     gender = "person"
   base = _mirrored().get(base, base)
-  if base == to_id(plain) and name not in _by_name():
-    base = direction_key(name).replace(" ", "-")
+  if len(plain) == 1 and plain not in _names():  # the sets' names differ, Unicode's is one
+    base = _variant_key(clean(unicodedata.name(chr(plain[0]), name)))
   return Thing(to_id(plain), name, base, skin_tone, gender)

@@ -112,10 +112,13 @@ def _identify_all(icons: list[_Icon]) -> list[Drawing]:
   known = [(name, icon.codes) for icon in icons if icon.codes for name in (icon.name, *icon.other_names)]
   table = NameTable(known)
   things = [identify(icon.style, icon.name, icon.codes, table, icon.other_names) for icon in icons]
-  category: dict[str, str] = {}  # that of the first set which has the thing: noto follows CLDR
+  names: dict[str, str] = {}  # what CLDR does not name is called as in the first set that has it
+  category: dict[str, str] = {}  # likewise; the first set, noto, follows CLDR
   for icon, thing in zip(icons, things):
+    names.setdefault(thing.id, thing.name)
     if icon.category:
       category.setdefault(thing.id, icon.category)
+  things = [dataclasses.replace(thing, name=names[thing.id]) for thing in things]
   drawings: dict[str, Drawing] = {}
   for icon, thing in zip(icons, things):
     record_id = f"{icon.style}/{thing.id}" + (f"-{thing.skin_tone}" if thing.skin_tone else "")
