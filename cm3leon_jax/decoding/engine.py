@@ -44,7 +44,7 @@ class Request:
     if not 0 <= self.seed < 2**32:
       raise InputError(f"seed={self.seed} must lie in 0..{2**32 - 1}")
     for twin in self.streams[1:]:
-      if not np.array_equal(twin.allowed, self.streams[0].allowed):
+      if not np.array_equal(_choices(twin), _choices(self.streams[0])):
         raise ValueError("the streams of a request must plan the same tokens")
 
 
@@ -109,6 +109,11 @@ class Engine:
     n = static.candidates
     return [Output(tokens[i * n:(i + 1) * n, :r.streams[0].steps], log_probs[i * n:(i + 1) * n, :r.streams[0].steps])
             for i, r in enumerate(requests)]
+
+
+def _choices(prompt: Prompt) -> np.ndarray:
+  """int32[T, 2, 2] the ranges where the model chooses, zeros where the token is given."""
+  return np.where(prompt.given[:, None, None] < 0, prompt.allowed, 0)
 
 
 def _check_fits(config: TransformerConfig, prompt: Prompt) -> None:
@@ -191,7 +196,7 @@ def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program
       last=np.array([[r.streams[s].tokens[-1] for r in requests] for s in range(streams)], np.int32),
       read_positions=np.array([[read_positions(r.streams[s]) for r in requests] for s in range(streams)], np.int32),
       allowed=np.stack([planned(r.streams[0].allowed) for r in requests]),
-      given=np.stack([planned(r.streams[0].given) for r in requests]),
+      given=np.array([[planned(r.streams[s].given) for r in requests] for s in range(streams)], np.int32),
       steps=np.array([r.streams[0].steps for r in requests], np.int32),
       stop=np.array([r.streams[0].stop for r in requests], np.int32),
       seeds=np.array([r.seed for r in requests], np.uint32),

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     last: int32[S, R] the last token of each stream's prompt: what the first step reads.
     read_positions: int32[S, R, T] where the token that step n reads stands.
     allowed: int32[R, T, 2, 2] id ranges.
-    given: int32[R, T] id or -1.
+    given: int32[S, R, T] id or -1; the streams agree on where, not on the id (a twin counts its sentinels anew).
     steps: int32[R] how many tokens are planned.
     stop: int32[R] id or -1.
     seeds: uint32[R].
@@ -86,7 +86,8 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
   variables = {"params": params}
   streams, requests, total = batch.read_positions.shape
   per_candidate = functools.partial(jnp.repeat, repeats=static.candidates, axis=0)
-  allowed, given, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.given, batch.steps, batch.stop))
+  allowed, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.steps, batch.stop))
+  given = jnp.repeat(batch.given, static.candidates, axis=1)  # [S, C, T]
   positions = jnp.repeat(batch.read_positions, static.candidates, axis=1).reshape(-1, total)  # [B, T]
   ids = jnp.concatenate([jnp.arange(a, b, dtype=jnp.int32) for a, b in static.head])
   candidate_keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
@@ -120,11 +121,11 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
     hidden, caches = extend(read, positions[:, n], caches, n)
     logits = head(hidden)
     column, log_prob = _choose(static, batch.settings, logits, ids, allowed[:, n], candidate_keys, n)
-    is_given = given[:, n] >= 0
-    token = jnp.where(done, PAD_ID, jnp.where(is_given, given[:, n], ids[column]))
-    log_prob = jnp.where(done | is_given, 0.0, log_prob)
+    read = jnp.where(given[:, :, n] >= 0, given[:, :, n], ids[column])  # [S, C]
+    token = jnp.where(done, PAD_ID, read[0])
+    log_prob = jnp.where(done | (given[0, :, n] >= 0), 0.0, log_prob)
     finite = jnp.isfinite(logits).all(axis=(1, 2))
-    return (n + 1, jnp.tile(token, streams), tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob),
+    return (n + 1, read.reshape(-1), tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob),
             done | (token == stop) | (n + 1 >= limit), jnp.where(finite, broken, jnp.minimum(broken, n)), caches)
 
   count = requests * static.candidates

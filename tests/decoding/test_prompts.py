@@ -53,6 +53,12 @@ GOLDEN = {
         "<eos>@18 <sentinel:0>@19 <break>@22 image×3@23..25 <sentinel:1>@26 <eos>@27 <sentinel:1>@26"
         " → ?image@26 <eoss>@27",
         "<eos>@0 <sentinel:0>@1 <break>@2 image×3@3..5 <sentinel:1>@6 <eos>@7 <sentinel:1>@8 → ?image@9 <eoss>@10"),
+    "infill, runs joined": (
+        lambda layout: prompts.infill_image(V, layout, [7], IMAGE, [1, 0, 1, 1], max_spans=1),
+        "<eos>@18 text@19 <break>@22 <sentinel:0>@23 <eos>@27 <sentinel:0>@23"
+        " → ?image@23 <image:1>@24 ?image×2@25..26 <eoss>@27",
+        "<eos>@0 text@1 <break>@2 <sentinel:0>@3 <eos>@4 <sentinel:0>@5"
+        " → ?image@6 <image:1>@7 ?image×2@8..9 <eoss>@10"),
     "edit": (
         lambda layout: prompts.edit(V, layout, [7, 8], IMAGE, [9]),
         "<eos>@9 text×2@10..11 <break>@13 image×4@14..17 <break>@18 text@19 <break>@22 → ?image×4@23..26",
@@ -96,17 +102,18 @@ def test_plan_of_a_text_allows_pieces_then_the_end():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.booleans(), min_size=4, max_size=4).filter(any), st.booleans(), st.booleans())
-def test_infill_plans_each_masked_cell_once_and_shows_each_other_cell_once(cells, with_text, in_document):
+@given(st.lists(st.booleans(), min_size=4, max_size=4).filter(any), st.booleans(), st.booleans(), st.integers(1, 3))
+def test_infill_plans_each_masked_cell_once_and_shows_each_other_cell_once(cells, with_text, in_document, max_spans):
   layout = DOCUMENT if in_document else SEQUENCE
-  prompt = prompts.infill_image(V, layout, [7] if with_text else None, IMAGE, cells)
+  prompt = prompts.infill_image(V, layout, [7] if with_text else None, IMAGE, cells, max_spans=max_spans)
   np.testing.assert_array_equal(sorted(prompt.cells[prompt.cells >= 0]), np.flatnonzero(cells))
-  np.testing.assert_array_equal(prompt.tokens[V.is_image(prompt.tokens)], IMAGE[~np.array(cells)])
+  shown = np.concatenate([prompt.tokens, prompt.given])
+  np.testing.assert_array_equal(sorted(shown[V.is_image(shown)]), IMAGE[~np.array(cells)])
   # Un-infilling: what is drawn lands in the masked cells, everything else is untouched.
   drawn = np.where(prompt.given >= 0, prompt.given, V.image_ids(7))
   np.testing.assert_array_equal(prompts.image_of(prompt, drawn, IMAGE), np.where(cells, V.image_ids(7), IMAGE))
-  # As many sentinels in the tail as runs of masked cells, each followed by its cells and <eoss>.
-  runs = np.count_nonzero(np.diff([0, *map(int, cells)]) == 1)
+  # As many sentinels in the tail as spans, each followed by its cells and <eoss>.
+  runs = min(max_spans, np.count_nonzero(np.diff([0, *map(int, cells)]) == 1))
   assert np.count_nonzero(prompt.given == V.eoss_id) == runs
   assert np.count_nonzero(V.is_sentinel(prompt.given)) == runs - 1
 
