@@ -1,0 +1,92 @@
+"""Every command and every Python line of docs/evaluating.md runs as printed."""
+
+import json
+from pathlib import Path
+import re
+import shlex
+import shutil
+
+import numpy as np
+from PIL import Image
+import public_weights
+import pytest
+
+from cm3leon_jax import cli
+
+TEXT = (Path(__file__).parents[2] / "docs" / "evaluating.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ cm3leon (.*)$", TEXT, re.M)
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+  """The files that the page speaks of, in the current folder."""
+  monkeypatch.chdir(tmp_path)
+  images = public_weights.pictures(4, 64)
+  for name, part in (("pictures", images[:2]), ("real", images[2:])):
+    Path(name).mkdir()
+    for i, image in enumerate(part):
+      Image.fromarray(image).save(f"{name}/{i}.png")
+  features = np.random.default_rng(0).normal(size=(8, 3))
+  np.savez("features.npz", features=features)
+  np.savez("statistics.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+  write = lambda name, value: Path(name).write_text(json.dumps(value))
+  write("results.json", [{"image_id": 1, "caption": "a red heart"}])
+  write("captions.json", {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "A red heart."}]})
+  write("answers.json", [{"question_id": 1, "answer": "yes"}])
+  write("annotations.json", {"annotations": [{"question_id": 1, "answers": [{"answer": "yes"}] * 10}]})
+  return tmp_path
+
+
+EXPECTED = {"scores.json": ("rouge_l", 1), "fid.json": ("fid", 0), "vqa.json": ("vqa_accuracy", 100),
+            "fd.json": ("fd_efficientnet_lite0", None)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(files, command):
+  arguments = shlex.split(command)
+  assert not cli.main(arguments)
+  out = next(a.split("=")[1] for a in arguments if a.startswith("--json="))
+  key, value = EXPECTED[out]
+  result = json.loads(Path(out).read_text())
+  assert result[key] > 0 if value is None else result[key] == pytest.approx(value, abs=1e-6)
+  assert all(isinstance(v, (int, float, str)) for v in result.values()), "a flat JSON"
+
+
+def test_no_command_is_left_out():
+  assert len(COMMANDS) == len(EXPECTED) and len(PYTHON) == 2
+
+
+@pytest.mark.parametrize("command, says", [
+    ("eval captions --predictions=none.json --references=captions.json", "none.json: no such file"),
+    ("eval captions --predictions=answers.json --references=captions.json", "are not of the form"),
+    ("eval fid --generated=pictures --reference=nowhere --weights=efficientnet-lite0", "nowhere: no such file or folder"),
+    ("eval vqa --predictions=results.json --references=annotations.json", "are not of the form"),
+])
+def test_a_wrong_file_is_one_sentence_and_exit_code_1(files, capsys, command, says):
+  assert cli.main(command.split()) == 1
+  err = capsys.readouterr().err
+  assert says in err and "Traceback" not in err
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="the snippet asks for the Java tokenizer")
+def test_python_on_captions(files):
+  exec(PYTHON[0], {})  # noqa: S102
+
+
+def test_python_on_pictures(files):
+
+  class Constant:
+    fingerprint = "none"
+
+    def encode_text(self, texts):
+      return np.eye(3, dtype=np.float32)[np.zeros(len(texts), int)]
+
+    def encode_images(self, images):
+      return np.eye(3, dtype=np.float32)[np.zeros(len(images), int)]
+
+  images = public_weights.pictures(4, 64)
+  space = dict(real=images, captions=list("abcd"), encoder=Constant(), pictures_k2=images, pictures_k0=images[::-1])
+  exec(PYTHON[1], space)  # noqa: S102
+  assert space["two"].intervals["fd_efficientnet_lite0"].value == pytest.approx(0, abs=1e-3)
+  assert space["reference"].differences(space["two"], space["none"])["clip_score"].value == 0
