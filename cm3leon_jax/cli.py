@@ -117,10 +117,9 @@ def _data(sub) -> Run:
 
   def run(args):
     from cm3leon_jax import config
-    from cm3leon_jax.pipelines import build
 
     config.load(args.gin_file, args.gin_bindings)
-    build.Pipelines().run(args.stage, args.workdir, args.beam)
+    config.configured("Pipelines").run(args.stage, args.workdir, args.beam)
 
   return parser, run
 

@@ -72,6 +72,20 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     raise InputError(f"{', '.join(gin_files)}: {_first_line(error)}{_nearest(str(error))}") from error
 
 
+def configured(name: str, *args, **kwargs):
+  """Calls a bindable by its name with the loaded bindings.
+
+  Raises:
+    InputError: the configuration leaves a required value open.
+  """
+  try:
+    return gin.get_configurable(name)(*args, **kwargs)
+  except TypeError as error:
+    if "required" in str(error) and "argument" in str(error):
+      raise InputError(f"the gin files leave a required value of {name} open: {_first_line(error)}") from error
+    raise
+
+
 def operative() -> str:
   """The configuration that was really used, to be saved beside a checkpoint."""
   return gin.operative_config_str()

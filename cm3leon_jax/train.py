@@ -110,7 +110,4 @@ def fingerprints(data: Path) -> dict[str, str]:
 
 def main(workdir: str | os.PathLike, data: str = "") -> int:
   """Runs `train` as the loaded gin configuration says."""
-  import gin
-
-  bound = gin.get_configurable("train")
-  return bound(workdir, **({"data": data} if data else {}))
+  return config.configured("train", workdir, **({"data": data} if data else {}))

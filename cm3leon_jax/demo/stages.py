@@ -43,10 +43,8 @@ class Demo:
     config.load([gin_file], bindings)
 
   def pipelines(self):
-    import gin
-
     self.configure(DATA_CONFIG)
-    return gin.get_configurable("Pipelines")()
+    return config.configured("Pipelines")
 
 
 @dataclasses.dataclass(frozen=True)

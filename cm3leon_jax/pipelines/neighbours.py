@@ -53,14 +53,16 @@ class NeighboursJob:
     rows = range(begin, end)
     captions = [p["caption"] for p in pairs]
     images = np.stack([p["image"] for p in pairs])
-    texts = [query.drop_text(self._encoder.tokenize(c), self.query_dropout, (self.seed, r)) for c, r in zip(captions, rows)]
+    texts = [query.drop_text(self._encoder.text.encode(c), self.query_dropout, (self.seed, r)) for c, r in zip(captions, rows)]
     holed = np.stack([query.drop_patches(i, self.query_dropout, (self.seed, r)) for i, r in zip(images, rows)])
     found = {}
     for name, vectors in (("by_text", self._encoder.encode_text(texts)), ("by_image", self._encoder.encode_images(holed))):
       found[name] = self._index.search(vectors, self.candidates)
     for i, pair in enumerate(pairs):
       record = {"id": pair["id"]}
-      chosen = selection.select(pair["id"], *[self._candidates(*found[n], i) for n in ("by_text", "by_image")], self.rules)
+      row = self._row.get(pair["id"])  # None: a held-out drawing, whose picture a query may not know
+      chosen = selection.select(pair["id"], *[self._candidates(*found[n], i) for n in ("by_text", "by_image")], self.rules,
+                                query_vector=None if row is None else self._vectors[row])
       for name, picks in zip(("by_text", "by_image"), chosen):
         record[f"{name}_ids"] = [p.id for p in picks]
         record[f"{name}_scores"] = np.array([p.score for p in picks], np.float32)
