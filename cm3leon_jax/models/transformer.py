@@ -16,6 +16,7 @@ from cm3leon_jax.models import attention
 from cm3leon_jax.models.cache import KVCache
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import init_entry, parameter_table
+from cm3leon_jax.models.linear import project, score
 from cm3leon_jax.sharding.rules import constrain
 
 REMAT = {
@@ -28,9 +29,13 @@ REMAT = {
 def normalise(kind: str, x, scale=None, bias=None, eps: float = 1e-5):
   """LayerNorm or RMSNorm over the last axis, statistics in float32."""
   x32 = x.astype(jnp.float32)
-  if kind != "rmsnorm":
-    x32 = x32 - x32.mean(-1, keepdims=True)
-  x32 = x32 * jax.lax.rsqrt((x32 * x32).mean(-1, keepdims=True) + eps)
+  square = (x32 * x32).mean(-1, keepdims=True)
+  if kind == "rmsnorm":
+    x32 = x32 * jax.lax.rsqrt(square + eps)
+  else:
+    # Variance as E[x²] − E[x]², so that both statistics come from one pass (as Flax's LayerNorm does).
+    mean = x32.mean(-1, keepdims=True)
+    x32 = (x32 - mean) * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + eps)
   x32 = x32 if scale is None else x32 * scale
   return (x32 if bias is None else x32 + bias).astype(x.dtype)
 
@@ -46,9 +51,10 @@ def rotate(x_BxLxHxDh, positions_BxL, theta: float):
 
 def queries_keys_values(c: TransformerConfig, w: dict, x_BxLxD, positions_BxL):
   """One fused matmul; returns q [B, L, H, Dh] and k, v [B, L, K, Dh]."""
-  qkv = checkpoint_name(jnp.einsum("bld,dkgh->blkgh", x_BxLxD, w["qkv"]), "qkv")
+  qkv = checkpoint_name(project(x_BxLxD, w["qkv"]), "qkv")
   qkv = constrain(qkv, "batch", "length", "kv_heads", "qkv", "head_dim")
-  q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+  q, k, v = jax.lax.split(qkv, (c.queries_per_kv, 1, 1), axis=3)
+  k, v = k.squeeze(3), v.squeeze(3)
   if c.qk_norm:
     q = normalise("layernorm", q, w["q_norm_scale"], w["q_norm_bias"])
     k = normalise("layernorm", k, w["k_norm_scale"], w["k_norm_bias"])
@@ -60,13 +66,13 @@ def queries_keys_values(c: TransformerConfig, w: dict, x_BxLxD, positions_BxL):
 
 def feed_forward(c: TransformerConfig, w: dict, x_BxLxD):
   if c.activation == "swiglu":
-    gate, up = jnp.moveaxis(checkpoint_name(jnp.einsum("bld,dgm->blgm", x_BxLxD, w["mlp_in"]), "mlp_in"), 2, 0)
+    gate, up = jnp.moveaxis(checkpoint_name(project(x_BxLxD, w["mlp_in"]), "mlp_in"), 2, 0)
     h = jax.nn.silu(gate) * up
   else:
-    h = checkpoint_name(jnp.einsum("bld,dm->blm", x_BxLxD, w["mlp_in"]), "mlp_in")
+    h = checkpoint_name(project(x_BxLxD, w["mlp_in"]), "mlp_in")
     h = jax.nn.relu(h) if c.activation == "relu" else jax.nn.gelu(h, approximate=False)
   h = constrain(h, "batch", "length", "mlp")
-  return jnp.einsum("blm,md->bld", h, w["mlp_out"])
+  return project(h, w["mlp_out"])
 
 
 def take_rows(table_VxD, ids):
@@ -93,7 +99,7 @@ def block(c: TransformerConfig, w: dict, x_BxLxD, positions_BxL, attend, dropout
   def attention_branch(x):
     heads = attend(*queries_keys_values(c, w, x, positions_BxL))
     heads = heads.reshape(*heads.shape[:2], c.num_kv_heads, c.queries_per_kv, c.head_dim)
-    return jnp.einsum("blkgh,kghd->bld", heads, w["attention_out"])
+    return project(heads, w["attention_out"], 3)
 
   w = {name: value.astype(x_BxLxD.dtype) for name, value in w.items()}
   keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
@@ -166,7 +172,7 @@ class Transformer(nn.Module):
     table = w["tokens"] if self.config.tie_embeddings else w["head"]
     size = table.shape[0] - start if size is None else size
     rows = jax.lax.slice_in_dim(table, start, start + size).astype(hidden.dtype)
-    return jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32)
+    return score(hidden, rows)
 
   def extend(self, inputs, positions, valid, cache: KVCache):
     """Appends T tokens to the cache and returns their hidden states.
@@ -196,7 +202,7 @@ class Transformer(nn.Module):
         place = (index, 0, cache.length, 0, 0)
         keys = jax.lax.dynamic_update_slice(keys, k[None].astype(keys.dtype), place)
         values = jax.lax.dynamic_update_slice(values, v[None].astype(values.dtype), place)
-        return attention.attend_xla(q, keys[index], values[index], bias)
+        return attention.attend_reference(q, keys[index], values[index], bias)
 
       return (block(c, w, x, positions, attend), keys, values), None
 
