@@ -15,8 +15,9 @@ import cm3leon_jax
 from cm3leon_jax.datasets.attribution import ATTRIBUTION
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation import report_metrics
-from cm3leon_jax.evaluation.report_data import Curves, Generation, load, ReportData, RunFacts, SHOWCASES
+from cm3leon_jax.evaluation.report_data import Curves, Generation, ReportData, RunFacts, SHOWCASES
 from cm3leon_jax.evaluation.report_pictures import data_uri
+from cm3leon_jax.evaluation.report_reader import load
 
 TITLE = "Drawings by a model that was trained right here"
 CONTENTS = (
@@ -94,6 +95,7 @@ def render(data: ReportData, commands: Sequence[tuple[str, str]]) -> str:
     longer=_longer(hero, hero_set, with_candidates.get("shipped_k2", [])),
     generations={name: with_candidates.get(name, []) for name in ("infill", "edit", "caption")},
     table=report_metrics.table(data.metrics),
+    differences=report_metrics.table(data.comparisons),
     metric_panels=report_metrics.panels(data.metrics),
     failures=_failures(hero),
     commands=commands,
@@ -119,7 +121,7 @@ def lead(data: ReportData) -> str:
       p for p in (facts.accelerator, f"{facts.cores} CPU core{'s' * (facts.cores != 1)}" if facts.cores else "") if p
     ]
     where += f" ({', '.join(parts)})" if facts.accelerator else f" ({parts[0]}, no accelerator)"
-  trained = [s.seconds for s in data.stages if s.stage in ("pretrain", "sft") and not s.skipped]
+  trained = [s.seconds for s in data.stages if s.stage in ("pretraining", "fine-tuning") and not s.skipped]
   text = f"{where}, {size} learned to draw{f' in {seconds(sum(trained))} of training' if trained else ''}."
   if facts.drawings:
     by = f" of the same things by {facts.artists} artists" if facts.artists else ""

@@ -1,4 +1,4 @@
-"""What the report page reads: the files of a workdir. `report_writer` writes them, from the same definitions.
+"""What the report page shows: the files of a workdir, and their writers. `report_reader` reads them.
 
 A workdir D holds (each part is optional; the page says which stage has not run):
 
@@ -7,11 +7,13 @@ A workdir D holds (each part is optional; the page says which stage has not run)
     D/pretrain/metrics.jsonl   as training/metrics.py writes them: {"step": 10, "loss_image": …, "loss_text": …, …}
     D/sft/metrics.jsonl        and {"step": 100, "heldout_drawings_k2/loss_image": …, …}; losses in nats a token
     D/logs/image_tokenizer.jsonl, D/logs/clip.jsonl   the same form, by `append_log`, if they were trained here
-    D/tokenizers/image/manifest.json                  `held_out`: psnr, usage, perplexity
-    D/clip/manifest.json                              `metrics`: split → text_to_image_recall_at_10, …
+    D/assets/{image,clip}/manifest.json               held-out figures of the image tokenizer (`held_out`: psnr, usage,
+                               perplexity) and CLIP (`metrics`: split → text_to_image_recall_at_10, …); where they were
+                               not trained here, those of the shipped ones
     D/generations/<set>/       generations.jsonl, one Generation a line, and the PNG files that it names;
                                <set>: one of `SETS`
-    D/evaluation/metrics.json  {"rows": [MetricRow, …]}
+    D/evaluation/metrics.json      {"rows": [MetricRow, …]}
+    D/evaluation/comparisons.json  {"k1 minus k0": {"fd": {"value": …, "low": …, "high": …}, …}, …}: paired differences
 
 Generation, as JSON (file names are relative to the set's folder):
 
@@ -29,13 +31,17 @@ MetricRow, as JSON: {"name": "model", "k": 2, "metrics": {"fd": {"value": 61.2, 
 `name` is one of `ROWS` (others are shown as they are), `k` an int or null, `low`/`high` a 95 % interval or null.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 from pathlib import Path
 import platform
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
 
 from cm3leon_jax import manifest
 from cm3leon_jax.errors import InputError
@@ -151,6 +157,7 @@ class ReportData:
   clip_figures: Mapping[str, Mapping[str, float]]  # by held-out split
   generations: Mapping[str, tuple[Generation, ...]]  # by set
   metrics: tuple[MetricRow, ...]
+  comparisons: tuple[MetricRow, ...]  # one a difference
 
   def picture(self, name: str, file: str) -> Path:
     """The path of a picture that a line of set `name` names; it must lie inside the set's folder."""
@@ -163,157 +170,112 @@ class ReportData:
     return path
 
 
-def load(workdir: str | os.PathLike) -> ReportData:
-  """Reads all that is there.
-
-  Raises:
-    InputError: no such workdir, or a file that cannot be read as described above.
-  """
-  workdir = Path(workdir)
-  if not workdir.is_dir():
-    raise InputError(f"{workdir}: no such folder; make it with: cm3leon demo --workdir {workdir}")
-  logs = {
-    "pretrain": "pretrain/metrics.jsonl",
-    "sft": "sft/metrics.jsonl",
-    "image_tokenizer": "logs/image_tokenizer.jsonl",
-    "clip": "logs/clip.jsonl",
-  }
-  curves = {name: load_curves(workdir / file) for name, file in logs.items()}
-  return ReportData(
-    workdir=workdir,
-    facts=_load_facts(workdir / "run.json"),
-    stages=_load_stages(workdir / "stages.jsonl"),
-    curves={name: curve for name, curve in curves.items() if curve is not None},
-    tokenizer_figures=_figures(workdir / "tokenizers" / "image", "held_out"),
-    clip_figures=_figures(workdir / "clip", "metrics"),
-    generations={
-      name: load_generations(workdir / "generations" / name)
-      for name in SETS
-      if (workdir / "generations" / name / "generations.jsonl").is_file()
-    },
-    metrics=_load_metrics(workdir / "evaluation" / "metrics.json"),
-  )
-
-
-def load_generations(folder: str | os.PathLike) -> tuple[Generation, ...]:
-  path = Path(folder) / "generations.jsonl"
-  rows = []
-  for at, line in _lines(path):
-    try:
-      row = _known(Generation, line)
-      row["retrieved"] = tuple(Retrieved(**_known(Retrieved, r)) for r in row.get("retrieved", ()))
-      row["candidates"] = tuple(Candidate(**_known(Candidate, c)) for c in row.get("candidates", ()))
-      rows.append(Generation(**row))
-    except (TypeError, AttributeError) as error:
-      raise InputError(f"{path}, line {at}: not a generation ({error}); generate this set again") from error
-  return tuple(rows)
-
-
-def load_curves(path: str | os.PathLike) -> Curves | None:
-  """A training log; a step that was run again after a resume counts once, as last written.
-
-  A modality without tokens in a row has no loss there.
-  """
-  path = Path(path)
-  if not path.is_file():
-    return None
-  train: dict[str, dict[int, float]] = {}
-  evals: dict[str, dict[str, dict[int, float]]] = {}
-  for at, line in _lines(path):
-    if not isinstance(line.get("step"), int):
-      raise InputError(f"{path}, line {at}: no integer field 'step'; delete the line")
-    step = line["step"]
-    for key, value in line.items():
-      where, _, key = key.rpartition("/")
-      unseen = line.get(f"{where}/tokens_{key[5:]}" if where else f"tokens_{key[5:]}") == 0 and key.startswith("loss_")
-      if key != "step" and not unseen and number(value) is not None:
-        series = evals.setdefault(where, {}) if where else train
-        series.setdefault(key, {})[step] = float(value)
-  in_order = lambda series: {key: dict(sorted(points.items())) for key, points in series.items()}
-  return Curves(in_order(train), {name: in_order(series) for name, series in evals.items()})
-
-
-def _load_facts(path: Path) -> RunFacts:
-  if not path.is_file():
-    return RunFacts()
-  try:
-    return RunFacts(**_known(RunFacts, json.loads(path.read_text(encoding="utf-8"))))
-  except (ValueError, AttributeError) as error:
-    raise InputError(f"{path}: not valid JSON ({error}); delete it and run cm3leon demo again") from error
-
-
-def _load_stages(path: Path) -> tuple[Stage, ...]:
-  """Each stage once, in order of first appearance: its last run, else that it was skipped."""
-  stages: dict[str, Stage] = {}
-  for at, line in _lines(path) if path.is_file() else ():
-    try:
-      stage = Stage(**_known(Stage, line))
-    except (TypeError, AttributeError) as error:
-      raise InputError(f"{path}, line {at}: not a stage ({error}); delete the line") from error
-    if not stage.skipped or stage.stage not in stages:
-      stages[stage.stage] = stage
-  return tuple(stages.values())
-
-
-def _load_metrics(path: Path) -> tuple[MetricRow, ...]:
-  if not path.is_file():
-    return ()
-  try:
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return tuple(
-      MetricRow(
-        row["name"],
-        row.get("k"),
-        {
-          key: Interval(float(m["value"]), number(m.get("low")), number(m.get("high")))
-          for key, m in row["metrics"].items()
-          if number(m.get("value")) is not None
-        },
-      )
-      for row in rows
-    )
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise InputError(
-      f"{path}: not a metrics file ({type(error).__name__}: {error}); delete it and evaluate again"
-    ) from error
-
-
-def _figures(folder: Path, field: str) -> Mapping[str, Any]:
-  """A field of a folder's manifest, of whatever kind; {} when there is none."""
-  path = folder / manifest.FILE_NAME
-  if not path.is_file():
-    return {}
-  try:
-    figures = json.loads(path.read_text(encoding="utf-8")).get(field) or {}
-    return dict(figures)
-  except (ValueError, TypeError, AttributeError) as error:
-    raise InputError(f"{path}: not a manifest ({error}); make the folder again") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict]]:
-  """(line number, object); a last line without its newline was cut by a kill and is left out."""
-  lines = path.read_text(encoding="utf-8").split("\n")
-  for at, line in enumerate(lines[:-1], 1):
-    if line.strip():
-      try:
-        value = json.loads(line)
-      except ValueError as error:
-        raise InputError(
-          f"{path}, line {at}: not valid JSON ({error}); delete the line or run the stage again"
-        ) from error
-      if not isinstance(value, dict):
-        raise InputError(f"{path}, line {at}: not a JSON object; delete the line or run the stage again")
-      yield at, value
-
-
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-  """Only the fields that `kind` has: files may carry more (seed, settings)."""
-  names = {field.name for field in dataclasses.fields(kind)}
-  return {key: value for key, value in values.items() if key in names and value is not None}
-
-
 def number(value: Any) -> float | None:
   """A finite float, or None."""
   if isinstance(value, (bool, str)) or value is None:
     return None
   return float(value) if math.isfinite(float(value)) else None
+
+
+def write_run(workdir: str | os.PathLike, facts: RunFacts) -> None:
+  _replace(Path(workdir) / "run.json", json.dumps(dataclasses.asdict(facts), indent=2, ensure_ascii=False) + "\n")
+
+
+def append_stage(workdir: str | os.PathLike, stage: str, seconds: float, skipped: bool = False) -> None:
+  """Adds one line to D/stages.jsonl."""
+  line = json.dumps(dataclasses.asdict(Stage(stage, round(float(seconds), 3), bool(skipped))), ensure_ascii=False)
+  path = Path(workdir) / "stages.jsonl"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a", encoding="utf-8") as f:
+    f.write(line + "\n")
+
+
+def append_log(workdir: str | os.PathLike, name: str, step: int, metrics: Mapping[str, float]) -> None:
+  """Adds a row to D/logs/<name>.jsonl; `name` is `image_tokenizer` or `clip`."""
+  path = Path(workdir) / "logs" / f"{name}.jsonl"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a", encoding="utf-8") as f:
+    f.write(json.dumps({"step": int(step), **{key: float(value) for key, value in metrics.items()}}) + "\n")
+
+
+class GenerationWriter:
+  """Collects one set; made by `writing_generations`. Pictures are uint8[H, W, 3]."""
+
+  def __init__(self, folder: Path):
+    self._folder = folder
+    self._lines: list[str] = []
+
+  def add(
+    self,
+    prompt: str,
+    *,
+    id: str = "",
+    candidates: Sequence[tuple[np.ndarray | str, float | None]],
+    retrieved: Sequence[tuple[str, str, float | None, np.ndarray]] = (),
+    given: np.ndarray | None = None,
+    truth: np.ndarray | str | None = None,
+    **settings: Any,
+  ) -> None:
+    """Adds a prompt.
+
+    Args:
+      prompt: the caption or the instruction.
+      id: id of the held-out drawing.
+      candidates: (picture or text, CLIP score or None) in any order; stored best first.
+      retrieved: (id, caption, score, picture) in the order the model read them.
+      given: what an infill, edit or caption starts from.
+      truth: the held-out picture, or the true caption.
+      **settings: JSON values stored with the line (seed, guidance, …).
+    """
+    stem = f"{len(self._lines):04d}"
+    ranked = sorted(candidates, key=lambda c: math.inf if number(c[1]) is None else -float(c[1]))
+    line = Generation(
+      prompt=prompt,
+      id=id,
+      retrieved=tuple(
+        Retrieved(i, caption, number(score), self._save(f"{stem}_doc{n}.png", picture))
+        for n, (i, caption, score, picture) in enumerate(retrieved)
+      ),
+      candidates=tuple(
+        Candidate(score=number(score), text=what)
+        if isinstance(what, str)
+        else Candidate(self._save(f"{stem}_{n}.png", what), number(score))
+        for n, (what, score) in enumerate(ranked)
+      ),
+      given=self._save(f"{stem}_given.png", given),
+      truth="" if isinstance(truth, str) else self._save(f"{stem}_truth.png", truth),
+      truth_text=truth if isinstance(truth, str) else "",
+    )
+    self._lines.append(json.dumps({**dataclasses.asdict(line), **settings}, ensure_ascii=False))
+
+  def _save(self, name: str, picture: np.ndarray | None) -> str:
+    if picture is None:
+      return ""
+    Image.fromarray(np.asarray(picture, np.uint8)).save(self._folder / name)
+    return name
+
+  def close(self) -> int:
+    (self._folder / "generations.jsonl").write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
+    return len(self._lines)
+
+
+@contextlib.contextmanager
+def writing_generations(workdir: str | os.PathLike, name: str) -> Iterator[GenerationWriter]:
+  """Yields a writer for D/generations/<name>; the folder appears whole at the end."""
+  with manifest.writing(Path(workdir) / "generations" / name, "generations") as (folder, info):
+    writer = GenerationWriter(folder)
+    yield writer
+    info["count"] = writer.close()
+
+
+def write_metrics(workdir: str | os.PathLike, rows: Iterable[MetricRow]) -> None:
+  """Writes D/evaluation/metrics.json."""
+  path = Path(workdir) / "evaluation" / "metrics.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _replace(path, json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+  temporary = path.with_name(path.name + ".partial")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """The metrics section of the report page: which figure means what, as a table and as intervals."""
 
 import dataclasses
+import re
 from typing import Sequence
 
 from cm3leon_jax.evaluation import report_figures
@@ -17,6 +18,11 @@ METRICS = {
     "lower",
     "Fréchet distance to the real drawings over features of "
     "EfficientNet-Lite0; not comparable with any published number over another network",
+  ),
+  "kid": (
+    "KID (EfficientNet-Lite0)",
+    "lower",
+    "kernel distance over the same features; unbiased in the number of drawings",
   ),
   "clip_score": (
     "CLIP score",
@@ -35,6 +41,7 @@ METRICS = {
   "rouge_l": ("ROUGE-L, captions", "higher", "longest common run of words with the true captions"),
   "psnr": ("PSNR", "higher", "decibels between a drawing and its reconstruction"),
 }
+_ALIASES = {"fd_efficientnet_lite0": "fd"}
 _PANELS = ("loss_image", "fd", "clip_score", "copying_share", "cider")
 
 
@@ -52,7 +59,7 @@ class Table:
 
 
 def row_name(row: MetricRow) -> str:
-  name = ROWS.get(row.name, row.name)
+  name = ROWS.get(row.name, re.sub(r"\bk(\d)\b", "K\u00a0=\u00a0\\1", row.name))
   return name if row.k is None else f"{name}, K\u00a0=\u00a0{row.k}"
 
 
@@ -66,7 +73,10 @@ def in_order(rows: Sequence[MetricRow]) -> list[MetricRow]:
 
 def table(rows: Sequence[MetricRow]) -> Table:
   """One table row a metric, one column a `MetricRow`."""
-  rows = in_order(rows)
+  rows = [
+    dataclasses.replace(row, metrics={_ALIASES.get(key, key): m for key, m in row.metrics.items()})
+    for row in in_order(rows)
+  ]
   present = {key for row in rows for key in row.metrics}
   keys = [key for key in METRICS if key in present] + sorted(present - METRICS.keys())
   return Table(tuple(map(row_name, rows)), tuple(_table_row(key, rows) for key in keys))

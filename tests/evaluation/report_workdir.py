@@ -1,6 +1,7 @@
 """A workdir as a demo run leaves it, with made-up drawings: for the tests of the report page."""
 
 import atexit
+import dataclasses
 import functools
 import json
 import math
@@ -13,7 +14,6 @@ from PIL import Image, ImageDraw
 from cm3leon_jax import manifest
 from cm3leon_jax.evaluation import report
 from cm3leon_jax.evaluation import report_data as rd
-from cm3leon_jax.evaluation import report_writer as writer
 
 HOSTILE = '<script>alert("x")</script> & "quoted" \'caption\''
 THINGS = (
@@ -85,7 +85,7 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
   """Fills every part that the page reads."""
   workdir.mkdir(parents=True, exist_ok=True)
   rng = np.random.default_rng(0)
-  writer.write_run(
+  rd.write_run(
     workdir,
     rd.RunFacts.here(
       parameters=2_812_416,
@@ -108,12 +108,12 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
     ("index", 6.1, False),
     ("neighbours", 11, False),
     ("windows", 14.8, False),
-    ("pretrain", 612, False),
-    ("sft", 121, False),
+    ("pretraining", 612, False),
+    ("fine-tuning", 121, False),
     ("generate", 74, False),
     ("evaluate", 88, False),
   ):
-    writer.append_stage(workdir, stage, seconds, skipped)
+    rd.append_stage(workdir, stage, seconds, skipped)
   for folder, steps, start in (("pretrain", 1200, 5.2), ("sft", 300, 3.0)):
     (workdir / folder).mkdir()
     with open(workdir / folder / "metrics.jsonl", "w", encoding="utf-8") as f:
@@ -146,14 +146,14 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
                 + "\n"
               )
   for step in range(10, 500, 10):
-    writer.append_log(
+    rd.append_log(
       workdir, "image_tokenizer", step, {"loss": 2 * math.exp(-step / 100), "mse": 0.009 + 0.1 * math.exp(-step / 90)}
     )
-    writer.append_log(workdir, "clip", step, {"loss": 1 + 4 * math.exp(-step / 100)})
+    rd.append_log(workdir, "clip", step, {"loss": 1 + 4 * math.exp(-step / 100)})
   for folder, figures in (
-    ("tokenizers/image", {"held_out": {"psnr": 20.42, "usage": 1.0, "perplexity": 296.0}}),
+    ("assets/image", {"held_out": {"psnr": 20.42, "usage": 1.0, "perplexity": 296.0}}),
     (
-      "clip",
+      "assets/clip",
       {"metrics": {"heldout_drawings": {"count": 728, "text_to_image_recall_at_10": 0.41, "same_thing_at_10": 0.93}}},
     ),
   ):
@@ -163,7 +163,7 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
   captions = [f"{THINGS[i % len(THINGS)]}, {STYLES[i % len(STYLES)]}" for i in range(prompts)]
   for name in (*rd.SHOWCASES, "shipped_k2"):
     k = int(name[-1])
-    with writer.writing_generations(workdir, name) as out:
+    with rd.writing_generations(workdir, name) as out:
       for i, caption in enumerate(captions):
         noise = {"showcase_k0": 1.6, "showcase_k1": 0.9, "showcase_k2": 0.6, "shipped_k2": 0.25}[name]
         out.add(
@@ -188,14 +188,14 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
             for d in range(k)
           ],
         )
-  with writer.writing_generations(workdir, "infill") as out:
+  with rd.writing_generations(workdir, "infill") as out:
     for i, caption in enumerate(captions[:8]):
       hole = drawing(i).copy()
       hole[16:48, 16:48] = 216
       out.add(
         caption, given=hole, truth=drawing(i), candidates=[(drawing(i, 0.3 + c / 5), 0.4 - c / 30) for c in range(4)]
       )
-  with writer.writing_generations(workdir, "edit") as out:
+  with rd.writing_generations(workdir, "edit") as out:
     for i in range(12):
       out.add(
         f"draw it the way {STYLES[i % 7]} would",
@@ -203,7 +203,7 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
         truth=drawing(i + 3),
         candidates=[(drawing(i + 3, 0.5), 0.3)],
       )
-  with writer.writing_generations(workdir, "caption") as out:
+  with rd.writing_generations(workdir, "caption") as out:
     for i, caption in enumerate(captions[:12]):
       out.add("caption", given=drawing(i), truth=caption, candidates=[(captions[(i + i % 2) % prompts], None)])
 
@@ -236,5 +236,15 @@ def make(workdir: Path, prompts: int = 24, candidates: int = 8) -> Path:
     ),
     rd.MetricRow("real", None, {"copying_share": interval(0.05, 0.01)}),
   ]
-  writer.write_metrics(workdir, rows)
+  rd.write_metrics(workdir, rows)
+  differences = {
+    f"k{k} minus k{k - 1}": {
+      "fd_efficientnet_lite0": dataclasses.asdict(interval(-9, 3)),
+      "loss_image": dataclasses.asdict(interval(-0.03, 0.01)),
+      "clip_score": dataclasses.asdict(interval(0.05, 0.02)),
+    }
+    for k in (1, 2)
+  }
+  (workdir / "evaluation" / "comparisons.json").write_text(json.dumps(differences))
+  (workdir / "documents").mkdir()
   return workdir

@@ -13,9 +13,9 @@ import pytest
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import report
 from cm3leon_jax.evaluation import report_data as rd
-from cm3leon_jax.evaluation import report_writer as writer
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation import report_metrics
+from cm3leon_jax.evaluation import report_reader
 from cm3leon_jax.evaluation.report_pictures import data_uri
 
 import report_workdir
@@ -87,6 +87,7 @@ def test_every_section_in_order_and_nothing_missing(html):
     "FD (EfficientNet-Lite0)",
     "CC BY-SA 4.0",
     "20.4 dB PSNR",
+    "K\u00a0=\u00a02 minus K\u00a0=\u00a01",
     "first ten of 728 in 41 %",
     "K\u00a0=\u00a02",
   ):
@@ -132,7 +133,7 @@ def test_an_empty_workdir_says_what_has_not_run(tmp_path):
 def test_each_set_stands_alone(tmp_path):
   for name in rd.SETS:
     workdir = tmp_path / name
-    with writer.writing_generations(workdir, name) as out:
+    with rd.writing_generations(workdir, name) as out:
       truth = "a caption" if name == "caption" else report_workdir.drawing(1)
       what = "words" if name == "caption" else report_workdir.drawing(2)
       out.add("prompt", candidates=[(what, None)], given=report_workdir.drawing(3), truth=truth)
@@ -141,10 +142,10 @@ def test_each_set_stands_alone(tmp_path):
 
 
 def test_pick_is_the_best_candidate_and_failures_the_worst(tmp_path):
-  with writer.writing_generations(tmp_path, "showcase_k2") as out:
+  with rd.writing_generations(tmp_path, "showcase_k2") as out:
     for i, scores in enumerate([(0.1, 0.9, None), (0.2, 0.15), (float("nan"), 0.5)]):
       out.add(f"p{i}", candidates=[(report_workdir.drawing(10 * i + c), s) for c, s in enumerate(scores)])
-  data = rd.load(tmp_path)
+  data = report_reader.load(tmp_path)
   rows = data.generations["showcase_k2"]
   assert [g.best_score for g in rows] == [0.9, 0.2, 0.5]
   assert [g.prompt for g in report._failures(rows)] == ["p1", "p2", "p0"]
@@ -154,8 +155,8 @@ def test_pick_is_the_best_candidate_and_failures_the_worst(tmp_path):
 
 def test_stages_keep_the_last_real_run(tmp_path):
   for stage in (("pretrain", 5, False), ("clip", 0.1, True), ("pretrain", 9, False), ("pretrain", 0.2, True)):
-    writer.append_stage(tmp_path, *stage)
-  assert rd.load(tmp_path).stages == (rd.Stage("pretrain", 9.0), rd.Stage("clip", 0.1, True))
+    rd.append_stage(tmp_path, *stage)
+  assert report_reader.load(tmp_path).stages == (rd.Stage("pretrain", 9.0), rd.Stage("clip", 0.1, True))
 
 
 def test_curves_take_the_last_of_a_repeated_step_and_leave_out_a_cut_line(tmp_path):
@@ -165,7 +166,7 @@ def test_curves_take_the_last_of_a_repeated_step_and_leave_out_a_cut_line(tmp_pa
     '{"step": 2, "drawings_k2/loss_image": 2.0, "drawings_k2/loss_text": 0.0, "drawings_k2/tokens_text": 0}\n'
     '{"step": 2, "drawings_k0/loss_image": 2.2, "drawings_k0/tokens_image": 64.0}\n{"step": 3, "lo'
   )
-  curves = rd.load_curves(path)
+  curves = report_reader.load_curves(path)
   assert curves.train == {"loss": {1: 4.0, 2: 2.5}}
   assert list(curves.train["loss"]) == [1, 2]
   assert report._evals_by_k(curves, "loss_image") == {"drawings": {"K = 0": {2: 2.2}, "K = 2": {2: 2.0}}}
@@ -182,6 +183,7 @@ def test_curves_take_the_last_of_a_repeated_step_and_leave_out_a_cut_line(tmp_pa
     ("generations/edit/generations.jsonl", '{"id": "x"}\n', "generations.jsonl, line 1"),
     ("evaluation/metrics.json", '{"rows": [{"k": 1}]}', "metrics.json"),
     ("evaluation/metrics.json", '{"rows"', "metrics.json"),
+    ("evaluation/comparisons.json", "[]", "comparisons.json"),
     ("run.json", "[]", "run.json"),
   ],
 )
@@ -245,10 +247,7 @@ def test_table_orders_model_shipped_yardsticks_and_keeps_unknown_metrics():
     "tokenizer reconstructions",
     "other",
   ]
-  assert [row.label for row in table.rows] == [
-    "FD (EfficientNet-Lite0)",
-    "my score",
-  ]
+  assert [row.label for row in table.rows] == ["FD (EfficientNet-Lite0)", "my score"]
   assert table.rows[0].cells == (interval["fd"], None, interval["fd"], interval["fd"], None)
 
 
