@@ -4,18 +4,23 @@ The number is called FID only where pytorch-fid's InceptionV3 makes it; another 
 gives it another name. Features saved by somebody are taken at their word.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import files, frechet, images, kid
-from cm3leon_jax.evaluation.networks import efficientnet_lite0, inception_v3
-from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 
+if TYPE_CHECKING:  # saved features need no network, and no JAX
+  from cm3leon_jax.evaluation.networks.features import FeatureNetwork
+
+FID = "fid"  # the key that only InceptionV3 with pytorch-fid's weights may carry, and features saved by somebody
 SMALL = 10_000  # below this many pictures the distance is biased upwards by more than models differ
 
 
@@ -53,6 +58,8 @@ def network(weights: str | os.PathLike) -> FeatureNetwork:
   if not weights:
     raise InputError("folders of pictures need --weights: the file pt_inception-2015-12-05-6726825d.pth of pytorch-fid "
                      "(the number is then FID), or the word efficientnet-lite0 (then it is not)")
+  from cm3leon_jax.evaluation.networks import efficientnet_lite0, inception_v3
+
   if os.fspath(weights) == "efficientnet-lite0":
     return efficientnet_lite0.load()
   return inception_v3.load(weights)
@@ -156,7 +163,7 @@ def evaluate_fid(generated: str | os.PathLike, reference: str | os.PathLike, wei
   if first.dim != second.dim:
     raise InputError(f"{generated} has {first.dim} dimensions and {reference} {second.dim}: features of two "
                      "networks cannot be compared")
-  key = net.key if net else inception_v3.KEY
+  key = net.key if net else FID
   result: dict = {key: distance(first, second)}
   notes = []
   if first.features is not None and second.features is not None:
@@ -169,7 +176,7 @@ def evaluate_fid(generated: str | os.PathLike, reference: str | os.PathLike, wei
     notes.append(f"{small} pictures: the distance is biased upwards below {SMALL}; compare only equal counts")
   if net:
     result |= {"network": net.name, "weights_hash": net.weights_hash, "preprocessing": net.preprocessing}
-    if net.key == inception_v3.KEY and not net.weights_hash.startswith(inception_v3.PUBLISHED):
+    if net.key == FID and not net.published:
       notes.append("the weights are not pytorch-fid's published file: the number compares with no published FID")
   if notes:
     result["note"] = "; ".join(notes)

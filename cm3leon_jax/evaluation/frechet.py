@@ -3,7 +3,7 @@
     d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁ Σ₂)^½
 
 (Dowson and Landau 1982; Heusel et al. 2017.) All in float64. The last trace is the sum of
-square roots of the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric: unlike the matrix
+square roots of the eigenvalues of Rᵀ Σ₂ R, where R Rᵀ = Σ₁, which is symmetric: unlike the matrix
 square root of the product Σ₁ Σ₂ (pytorch-fid) it stays real and exact when a covariance
 has not full rank. From fewer rows than columns it is taken from the rows' inner products,
 without any covariance (`Rows`).
@@ -79,13 +79,25 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     raise ValueError(f"means {mu1.shape}, {mu2.shape} and covariances {sigma1.shape}, {sigma2.shape} do not fit")
   if not all(np.isfinite(x).all() for x in (mu1, mu2, sigma1, sigma2)):
     raise ValueError("a mean or covariance holds NaN or infinity")
-  values, vectors = np.linalg.eigh(_symmetric(sigma1))
-  keep = values > max(values[-1], 0) * len(values) * _EPS  # the rest is rounding noise around zero
-  root = vectors[:, keep] * np.sqrt(values[keep])
-  inner = np.linalg.eigvalsh(_symmetric(root.T @ _symmetric(sigma2) @ root)) if keep.any() else np.zeros(1)
-  inner = np.where(inner > max(inner[-1], 0) * len(inner) * _EPS, inner, 0)
+  root = _root(_symmetric(sigma1))
+  inner = np.linalg.eigvalsh(_symmetric(root.T @ _symmetric(sigma2) @ root)) if root.size else np.zeros(1)
+  inner = np.where(inner > max(inner[-1], 0) * len(inner) * _EPS, inner, 0)  # the rest is rounding noise around zero
   delta = mu1 - mu2
   return float(delta @ delta + np.trace(sigma1) + np.trace(sigma2) - 2 * np.sqrt(inner).sum())
+
+
+def _root(sigma: np.ndarray) -> np.ndarray:
+  """R [D, r] with R Rᵀ = sigma. Cholesky's, three times faster, unless a direction is as good as missing."""
+  try:
+    root = np.linalg.cholesky(sigma)
+    pivots = root.diagonal()
+    if pivots.min() > 1e-6 * pivots.max():
+      return root
+  except np.linalg.LinAlgError:
+    pass
+  values, vectors = np.linalg.eigh(sigma)
+  keep = values > max(values[-1], 0) * len(values) * _EPS
+  return vectors[:, keep] * np.sqrt(values[keep])
 
 
 def _symmetric(matrix: np.ndarray) -> np.ndarray:

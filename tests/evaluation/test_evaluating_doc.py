@@ -60,7 +60,7 @@ def test_no_command_is_left_out():
 @pytest.mark.parametrize("command, says", [
     ("eval captions --predictions=none.json --references=captions.json", "none.json: no such file"),
     ("eval captions --predictions=answers.json --references=captions.json", "are not of the form"),
-    ("eval fid --generated=pictures --reference=nowhere --weights=efficientnet-lite0", "nowhere: no such file or folder"),
+    ("eval fid --generated=pictures --reference=nowhere --weights=efficientnet-lite0", "nowhere: no such file"),
     ("eval vqa --predictions=results.json --references=annotations.json", "are not of the form"),
 ])
 def test_a_wrong_file_is_one_sentence_and_exit_code_1(files, capsys, command, says):

@@ -1,6 +1,8 @@
 """`eval fid` on files: saved features, folders of pictures, and everything that can be wrong with them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -71,6 +73,11 @@ def test_npz_cut_short(tmp_path):
       fid.evaluate_fid(tmp_path / "x.npz", tmp_path / "x.npz")
 
 
+def test_saved_features_need_no_jax():
+  code = "import sys; from cm3leon_jax.evaluation import fid, captions, vqa; print('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_folders_of_pictures(tmp_path):
   images = public_weights.pictures(4, 64)
   a, b = folder(tmp_path / "a", images[:2]), folder(tmp_path / "b", images[2:])
@@ -90,8 +97,8 @@ def pictures(tmp_path):
 
 
 def small_network():
-  return FeatureNetwork(name="mean colour", key="fd_mean", dim=3, weights_hash="0" * 16, preprocessing="none",
-                        params={}, function=lambda params, x: x.mean(axis=(1, 2)))
+  return FeatureNetwork(name="mean colour", key="fd_mean", dim=3, weights_hash="0" * 16, published=False,
+                        preprocessing="none", params={}, function=lambda params, x: x.mean(axis=(1, 2)))
 
 
 @pytest.mark.parametrize("spoil, says", [

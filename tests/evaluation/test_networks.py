@@ -3,21 +3,28 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 import public_weights
 import pytest
 import torch
 
 from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import fid
 from cm3leon_jax.evaluation.networks import efficientnet_lite0, features, inception_v3
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
 
 
 @pytest.fixture(scope="module")
-def inception(tmp_path_factory):
+def inception_path(tmp_path_factory):
   path = tmp_path_factory.mktemp("weights") / "pt_inception.pth"
   torch.save({name: torch.tensor(array) for name, array in public_weights.inception_state().items()}, path)
-  return inception_v3.load(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def inception(inception_path):
+  return inception_v3.load(inception_path)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,17 @@ def test_efficientnet_lite0_has_the_features_of_the_torch_package(efficientnet, 
 def test_inception_v3_has_the_features_of_pytorch_fid(inception, size):
   got = inception.features(public_weights.pictures(2, size))
   np.testing.assert_allclose(got, GOLDEN[f"inception_{size}"], atol=1e-4)
-  assert got.std() > 0.1 and inception.key == "fid"
+  assert got.std() > 0.1 and inception.key == "fid" and not inception.published
+
+
+def test_a_folder_under_inception_v3_is_called_fid(inception, inception_path, tmp_path):
+  images = public_weights.pictures(2, 64)
+  for i, image in enumerate(images):
+    Image.fromarray(image).save(tmp_path / f"{i}.png")
+  np.savez(tmp_path / "other.npz", features=inception.features(images) + 1)
+  result = fid.evaluate_fid(tmp_path, tmp_path / "other.npz", inception_path)
+  assert result["fid"] == pytest.approx(2048, rel=1e-4)  # the same features, each 1 more
+  assert "not pytorch-fid's published file" in result["note"] and result["network"] == inception.name
 
 
 def test_batches_do_not_matter(efficientnet, monkeypatch):
@@ -49,7 +66,7 @@ def test_batches_do_not_matter(efficientnet, monkeypatch):
 
 
 def test_the_published_weights_are_the_ones_installed(efficientnet):
-  assert efficientnet.weights_hash.startswith("57934424")  # the file's name carries the start of its SHA-256
+  assert efficientnet.published and efficientnet.weights_hash.startswith("57934424")  # as the file's name says
 
 
 def test_wrong_arrays(efficientnet):

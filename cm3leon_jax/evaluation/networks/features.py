@@ -19,6 +19,7 @@ class FeatureNetwork:
     key: of the distance in results, e.g. `fd_efficientnet_lite0`.
     dim: D, numbers a picture.
     weights_hash: of the weight file, 16 hex digits.
+    published: whether that is the file that published numbers come from.
     preprocessing: what happens to a picture first, in words.
     params: pytree.
     function: (params, float32[B, H, W, 3] in 0..255) → float32[B, D]; jitted here. One object per network,
@@ -28,6 +29,7 @@ class FeatureNetwork:
   key: str
   dim: int
   weights_hash: str
+  published: bool
   preprocessing: str
   params: Any = dataclasses.field(repr=False)
   function: Callable[[Any, jax.Array], jax.Array] = dataclasses.field(repr=False)

@@ -174,7 +174,8 @@ def load(path: str | os.PathLike) -> FeatureNetwork:
   wrong = check_shapes(params, shapes_of(InceptionV3(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not pytorch-fid's InceptionV3")
+  weights_hash = manifest.hash_file(path)
   return FeatureNetwork(
-      name=NAME, key=KEY, dim=DIM, weights_hash=manifest.hash_file(path),
+      name=NAME, key=KEY, dim=DIM, weights_hash=weights_hash, published=weights_hash.startswith(PUBLISHED),
       preprocessing=f"x / 255, bilinear without antialias to {SIZE} px, 2x - 1", params=params,
       function=features_of)
