@@ -127,7 +127,7 @@ def lead(data: ReportData) -> str:
     by = f" of the same things by {facts.artists} artists" if facts.artists else ""
     text += f" It saw {facts.drawings:,} drawings{by}"
     if facts.image_tokens:
-      codes = f", out of {facts.codebook_size:,}" if facts.codebook_size else ""
+      codes = f" out of {facts.codebook_size:,}" if facts.codebook_size else ""
       text += f", each as {facts.image_tokens} codes{codes}, in one stream with its caption"
     text += "."
   if facts.max_retrieved:
