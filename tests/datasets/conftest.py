@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+import shutil
 
 import pytest
 
@@ -22,6 +23,8 @@ def corpus() -> Path:
   for package in npm.PACKAGES:
     npm.fetch(package)  # the fallback corpus would prove nothing about the real one
   folder = npm.cache_folder().parent / "test_corpus" / _code_version()
+  for other in set(folder.parent.glob("*")) - {folder}:
+    shutil.rmtree(other, ignore_errors=True)
   reader.build(folder, progress=False)
   return folder
 
