@@ -5,6 +5,7 @@ traceback); 75 saved on preemption, run again to go on.
 """
 
 import argparse
+import logging
 import os
 import sys
 from typing import Callable, Sequence
@@ -180,7 +181,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of the `cm3leon` command; returns the exit code."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # libraries' warnings are for our developers, not for users
+  logging.getLogger().setLevel(logging.ERROR)
   argv = list(sys.argv[1:] if argv is None else argv)
   debug = "--debug" in argv
   bindings = [a.removeprefix("--gin.") for a in argv if a.startswith("--gin.")]

@@ -10,6 +10,7 @@ from pathlib import Path
 import sys
 from typing import Iterable, Sequence
 
+from absl import logging
 from tqdm import tqdm
 
 from cm3leon_jax import manifest
@@ -19,7 +20,6 @@ from cm3leon_jax.tasks import windows as windows_lib
 from cm3leon_jax.tokenizers.text import TextTokenizer
 from cm3leon_jax.vocabulary import Vocabulary
 
-TRAINING = {"pretrain": pretrain.MIXTURE, "sft": sft.MIXTURE}
 SETS = {"drawings": "heldout_drawings", "things": "heldout_things"}
 
 
@@ -33,20 +33,21 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
     text_tokenizer: folder of the text tokenizer.
     length: tokens of a training row after masking.
     reserve: of these, kept free for sentinels in the training windows.
-    epochs: passes over the corpus, each with new draws.
+    epochs: passes over the corpus for pretraining, each with new draws; fine-tuning gets one.
     document_counts: probabilities of K = 0, 1, 2, … in training.
     held_out_samples: samples in each held-out folder, the same drawings for every K.
     seed: of all draws.
   """
   workdir = Path(workdir)
+  logging.set_verbosity(logging.ERROR)  # seqio warns that an uncached task is shuffled little: ours are drawn shuffled
   text = TextTokenizer.load(text_tokenizer)
   pretrain.register_emoji(workdir, vocabulary, layout, k_probabilities=document_counts, text_tokenizer=text)
   sft.register_emoji_sft(workdir, vocabulary, layout, text)
   common = {"vocabulary": vocabulary, "layout": layout, "length": length, "seed": seed}
-  for name, task in TRAINING.items():
-    samples = seqio_adapter.examples(task, "train", seed=seed, epochs=epochs)
-    count = epochs * seqio_adapter.size(task, "train")
-    _write(workdir / "windows" / name, samples, count, reserve=reserve, about={"task": task, "epochs": epochs}, **common)
+  for name, (task, passes) in {"pretrain": (pretrain.MIXTURE, epochs), "sft": (sft.MIXTURE, 1)}.items():
+    samples = seqio_adapter.examples(task, "train", seed=seed, epochs=passes)
+    count = passes * seqio_adapter.size(task, "train")
+    _write(workdir / "windows" / name, samples, count, reserve=reserve, about={"task": task, "epochs": passes}, **common)
   for set_name, split in SETS.items():
     for k in range(layout.max_documents):
       task = f"{pretrain.TASK}_k{k}"
@@ -59,7 +60,7 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
 def _write(folder: Path, samples: Iterable[dict], count: int, **options) -> None:
   if manifest.exists(folder):
     return
-  bar = tqdm(samples, total=count, desc=f"windows/{folder.name}", unit=" samples", file=sys.stderr, mininterval=0.5)
+  bar = tqdm(samples, total=count, desc=f"windows/{folder.name}", unit=" samples", file=sys.stderr, mininterval=1)
   made = windows_lib.write_samples(bar, folder, **options)
   print(f"  windows/{folder.name}: {made['count']} windows, {made['tokens']} tokens, {made['wasted']:.1%} padding",
         file=sys.stderr)
