@@ -78,6 +78,13 @@ def test_shares():
   assert not got.indices(splits.DROPPED)
 
 
+def test_two_other_styles_stay_however_many_drawings_are_asked_for():
+  items, thumbnails = many(100)
+  got = splits.assign(items, thumbnails, things=0, drawings=1)
+  assert len(got.indices(splits.TRAIN)) == 200 == len(got.indices(splits.DRAWINGS))
+  check(items, thumbnails, 0.004, got)
+
+
 def test_more_drawings_move_no_old_one():
   items, thumbnails = many()
   less = splits.assign(items[:6000], thumbnails[:6000])
