@@ -54,15 +54,18 @@ class Index:
 
   @classmethod
   def build(cls, folder: str | os.PathLike, vectors: np.ndarray, ids: Sequence[str], encoder: str, *,
-            brute_force_below: int = BRUTE_FORCE_BELOW, recall_target: float = RECALL_TARGET) -> "Index":
+            queries: np.ndarray | None = None, brute_force_below: int = BRUTE_FORCE_BELOW,
+            recall_target: float = RECALL_TARGET) -> "Index":
     """Builds, measures, writes `folder`, returns the index.
 
     Args:
       vectors: float[N, D], unit norm.
       ids: N different document ids.
       encoder: fingerprint of the encoder that made the vectors.
+      queries: float[M, D], typical ones, to measure recall with; stored vectors, without them: those are easier to
+        find than the vectors of a text alone.
       brute_force_below: from this many vectors on the search is approximate.
-      recall_target: leaves are added until recall@10 on stored vectors reaches it.
+      recall_target: leaves are added until recall@10 reaches it.
 
     Raises:
       InputError: no vectors, not finite, not unit, or ids that do not match.
@@ -86,7 +89,7 @@ class Index:
                              training_sample_size=min(len(ids), 100_000))
       # 2 dimensions a code and 0.2: ScaNN's own advice for inner products.
       searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(_REORDER).build()
-      searched, recall = _tune(searcher, vectors, leaves, recall_target)
+      searched, recall = _tune(searcher, vectors, vectors if queries is None else queries, leaves, recall_target)
       manifest.update(search="tree", leaves=leaves, leaves_searched=searched, recall=round(recall, 4))
     with manifests.writing(folder, KIND) as (temporary, written):
       (temporary / _ASSETS).mkdir()  # ScaNN does not
@@ -122,6 +125,11 @@ class Index:
     Raises:
       InputError: k below 1, queries that are not finite or of another dimension.
     """
+    rows, scores = self.search_rows(queries, k)
+    return [[self._ids[row].decode() for row in found if row >= 0] for found in rows], scores
+
+  def search_rows(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `search`, with rows of the indexed vectors in place of ids: int64[N, k], -1 past the end."""
     queries = np.ascontiguousarray(queries, np.float32)
     if k < 1:
       raise InputError(f"k={k}: ask the index for at least 1 document")
@@ -131,14 +139,15 @@ class Index:
                        "encode them with the encoder that made the index")
     asked = min(k, len(self))
     options = {"leaves_to_search": self.manifest["leaves_searched"]} if self.manifest["search"] == "tree" else {}
-    rows, found = self._searcher.search_batched(queries, final_num_neighbors=asked,
-                                                pre_reorder_num_neighbors=max(asked, _REORDER), **options)
+    found, found_scores = self._searcher.search_batched(queries, final_num_neighbors=asked,
+                                                        pre_reorder_num_neighbors=max(asked, _REORDER), **options)
+    rows = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), np.nan, np.float32)
-    scores[:, :found.shape[1]] = found
     # ScaNN pads short rows with row 0 and a NaN score, and is as wide as the longest row.
-    ids = [[self._ids[row].decode() for row, score in zip(*pair) if not np.isnan(score)]
-           for pair in zip(rows, found, strict=True)]
-    return ids, scores
+    width = found.shape[1]
+    scores[:, :width] = found_scores
+    rows[:, :width] = np.where(np.isnan(found_scores), -1, found)
+    return rows, scores
 
 
 def _check_vectors(vectors: np.ndarray, what: str) -> None:
@@ -150,9 +159,10 @@ def _check_vectors(vectors: np.ndarray, what: str) -> None:
     raise InputError(f"{what}: row {bad[0]} is not finite ({len(bad)} such rows); the encoder's weights or inputs are broken")
 
 
-def _tune(searcher, vectors: np.ndarray, leaves: int, target: float) -> tuple[int, float]:
-  """The fewest leaves (doubling) whose recall@10 on a sample of the stored vectors reaches `target`: (leaves, recall)."""
-  sample = vectors[np.random.default_rng(0).choice(len(vectors), min(len(vectors), _RECALL_QUERIES), replace=False)]
+def _tune(searcher, vectors: np.ndarray, queries: np.ndarray, leaves: int, target: float) -> tuple[int, float]:
+  """The fewest leaves (doubling) whose recall@10 on a sample of `queries` reaches `target`: (leaves, recall)."""
+  rows = np.random.default_rng(0).choice(len(queries), min(len(queries), _RECALL_QUERIES), replace=False)
+  sample = np.ascontiguousarray(queries[rows], np.float32)
   exact = np.argpartition(-(sample @ vectors.T), _RECALL_AT, axis=1)[:, :_RECALL_AT]
   searched = max(1, leaves // 20)
   while True:

@@ -1,7 +1,7 @@
 """Trains the CLIP of the retriever from scratch on captioned drawings that fit in memory.
 
-What makes it see both what is drawn and whose hand drew it: half of a batch are second drawings
-of the first half's things by other artists, so the caption's style word decides between them; and
+What makes it see both what is drawn and whose hand drew it: a quarter of a batch are second drawings
+of things in it by other artists, so the caption's style word decides between them; and
 captions without the style word are true of all of them, which the loss is told (no false negatives).
 """
 
@@ -30,6 +30,8 @@ _VARIANT_HAS_STYLE = np.array([True, True, False])
 _DROP_SHARE = 0.5  # of the rows lose parts, as the training queries of the retriever do
 _DROP_RATE = 0.2  # of their tokens and patches (PAPER §2: query dropout)
 _SHIFT = 3  # pixels, the largest shift of a drawing
+_PARTNERS = 4  # one row in so many is a second drawing of another row's thing
+_COARSE = 4  # pixels of the blur, half a patch of the demo's image tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +133,9 @@ def batches(train: Drawings, text: TextTokenizer, config: CLIPConfig, batch_size
   step = 0
   while True:
     rng = np.random.default_rng((seed, step))
-    anchors = rng.choice(len(things), batch_size - batch_size // 2, replace=False, p=share)
-    thing = things[anchors[:batch_size // 2]]
+    second = batch_size // _PARTNERS
+    anchors = rng.choice(len(things), batch_size - second, replace=False, p=share)
+    thing = things[anchors[:second]]
     partners = by_thing[first[thing] + rng.integers(0, 1 << 30, len(thing)) % (first[thing + 1] - first[thing])]
     rows = np.concatenate([anchors, partners])
     variant = rng.choice(len(_VARIANT_SHARE), batch_size, p=_VARIANT_SHARE)
@@ -171,9 +174,9 @@ def _augment(images: jax.Array, key: jax.Array) -> jax.Array:
   padded = jnp.pad(images, [(0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)], constant_values=255)
   corners = jax.random.randint(shift_key, (batch, 2), 0, 2 * _SHIFT + 1)
   images = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (size, size, 3)))(padded, corners)
-  coarse = images.reshape(batch, size // 2, 2, size // 2, 2, 3).mean((2, 4))
+  coarse = images.reshape(batch, size // _COARSE, _COARSE, size // _COARSE, _COARSE, 3).mean((2, 4))
   coarse = jax.image.resize(coarse, images.shape, "bilinear")
-  blur = jax.random.uniform(blur_key, (batch, 1, 1, 1), minval=-1.0)
+  blur = jax.random.uniform(blur_key, (batch, 1, 1, 1), minval=-1.0, maxval=0.8)
   images = images + jnp.maximum(blur, 0) * (coarse - images)
   grid = size // 8
   missing = jax.random.bernoulli(drop_key, _DROP_RATE, (batch, grid, grid))
