@@ -1,6 +1,7 @@
 """Samples from documents: E (T b I b)×K T b I E, and which retrieved documents go in front."""
 
 import collections
+import functools
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ class SampleBuilder:
     self.vocabulary = vocabulary
     self.layout = layout
     self.counts = collections.Counter(texts=0, truncated_texts=0)
+    self._positions = functools.lru_cache(4096)(layout.sample_positions)  # half of the time of a sample otherwise
 
   def build(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, query_loss_only: bool = False,
             answer: slice | None = None) -> dict[str, np.ndarray]:
@@ -61,7 +63,7 @@ class SampleBuilder:
     answers = np.zeros(len(tokens), np.int32)
     if answer is not None:
       answers[query:query + lengths[-1]][answer] = 1
-    return {"tokens": tokens, "loss_weights": weights, "positions": layout.sample_positions(lengths), "answers": answers}
+    return {"tokens": tokens, "loss_weights": weights, "positions": self._positions(tuple(lengths)), "answers": answers}
 
   def retrieval_sample(self, query: Document, retrieved: Sequence[Document], *, query_loss_only: bool = False) -> dict[str, np.ndarray]:
     """A sample of retrieved documents, in this order, and the query document."""

@@ -10,7 +10,7 @@
 import functools
 import os
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from cm3leon_jax.vocabulary import Vocabulary
 TASK = "emoji_retrieval"
 MIXTURE = "emoji_retrieval_pretrain"
 HELD_OUT = ("heldout_drawings", "heldout_things")
-CACHED_DOCUMENTS = 65_536
+IN_MEMORY = 100_000  # records of a split; reading one from disk costs more than all the rest of a sample
 
 
 class RetrievedDocuments:
@@ -39,20 +39,22 @@ class RetrievedDocuments:
   def __init__(self, workdir: str | os.PathLike, vocabulary: Vocabulary):
     self._workdir = Path(workdir)
     self._vocabulary = vocabulary
-    self._neighbours = functools.lru_cache(None)(self._open_neighbours)
-    self._store = functools.lru_cache(None)(self._open_store)
-    self.document = functools.lru_cache(CACHED_DOCUMENTS)(lambda split, id_: self._store(split)[id_])
+    self._neighbours = functools.cache(self._open_neighbours)
+    self._documents = functools.cache(self._open_documents)
 
-  def _open_store(self, split: str) -> DocumentStore:
+  def _open_documents(self, split: str) -> Mapping[str, dict]:
     folder = self._workdir / "documents" / split
-    manifests.read(folder, "documents", expect={"vocabulary": self._vocabulary.fingerprint()},
-                   rebuild="cm3leon data tokenize")
-    return DocumentStore(folder)
+    about = manifests.read(folder, "documents", expect={"vocabulary": self._vocabulary.fingerprint()},
+                           rebuild="cm3leon data tokenize")
+    if about["count"] > IN_MEMORY:
+      return DocumentStore(folder)
+    return {d["id"]: d for d in records.Reader(folder, "documents")}
 
-  def _open_neighbours(self, split: str) -> records.Reader:
+  def _open_neighbours(self, split: str) -> Sequence[dict]:
     folder = self._workdir / "neighbours" / split
     manifests.read(folder, "neighbours", rebuild="cm3leon data neighbours")
-    return records.Reader(folder, "neighbours")
+    reader = records.Reader(folder, "neighbours")
+    return reader if len(reader) > IN_MEMORY else list(reader)
 
   def size(self, split: str) -> int:
     return len(self._neighbours(split))
@@ -60,7 +62,11 @@ class RetrievedDocuments:
   def row(self, split: str, row: int) -> tuple[dict, dict]:
     """(query document, its neighbours record)."""
     neighbours = self._neighbours(split)[row]
-    return self.document(split, neighbours["id"]), neighbours
+    return self._documents(split)[neighbours["id"]], neighbours
+
+  def retrieved(self, ids: Sequence[str]) -> list[dict]:
+    """Documents of the train split."""
+    return [self._documents("train")[i] for i in ids]
 
 
 def register_emoji(
@@ -91,13 +97,13 @@ def register_emoji(
     query, near = data.row(split, row)
     k = documents.number_of_documents(k_probabilities, rng)
     ids = documents.choose_randomly(near["by_text_ids"], near["by_image_ids"], k, rng)
-    return builder.retrieval_sample(query, [data.document("train", i) for i in ids])
+    return builder.retrieval_sample(query, data.retrieved(ids))
 
   def evaluation(k: int, split: str, row: int, rng: np.random.Generator):
     del rng
     query, near = data.row(split, row)
     ids = documents.choose_top(near["by_text_ids"], k)
-    return builder.retrieval_sample(query, [data.document("train", i) for i in ids], query_loss_only=True)
+    return builder.retrieval_sample(query, data.retrieved(ids), query_loss_only=True)
 
   seqio_adapter.register_task(TASK, face, training, splits=("train",), size=data.size, counts=builder.counts)
   seqio_adapter.register_mixture(MIXTURE, {TASK: 1.0})

@@ -27,6 +27,7 @@ from cm3leon_jax import records
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.tasks import documents
+from cm3leon_jax.tasks import pretrain
 from cm3leon_jax.tasks import seqio_adapter
 from cm3leon_jax.tasks import templates
 from cm3leon_jax.tokenizers.text import TextTokenizer
@@ -84,10 +85,11 @@ class _Split:
   def __init__(self, folder: Path, vocabulary: Vocabulary, text_tokenizer: TextTokenizer):
     manifests.read(folder, "documents", rebuild="cm3leon data tokenize",
                    expect={"vocabulary": vocabulary.fingerprint(), "text_tokenizer": text_tokenizer.fingerprint})
-    self.reader = records.Reader(folder, "documents")
+    reader = records.Reader(folder, "documents")
+    self.documents = reader if len(reader) > pretrain.IN_MEMORY else list(reader)
     fields = ("thing", "style", "name", "skin_tone", "gender")
     self.about, self.lengths = [], []
-    for d in self.reader:
+    for d in self.documents:
       self.about.append({f: d[f] for f in fields})
       self.lengths.append(len(d["text"]))
 
@@ -136,15 +138,15 @@ class EmojiSFT:
     target = self.edit_rows(split)[row]
     kinds = self._sources(split, target)
     wordings, value, sources = kinds[rng.integers(len(kinds))]
-    source = self._split(TRAIN).reader[sources[rng.integers(len(sources))]]
+    source = self._split(TRAIN).documents[sources[rng.integers(len(sources))]]
     instruction = self._text.encode(templates.instruction(wordings, int(rng.integers(len(wordings))), value))
-    pairs = [(self._edit_query, source["image"]), (instruction, self._split(split).reader[target]["image"])]
+    pairs = [(self._edit_query, source["image"]), (instruction, self._split(split).documents[target]["image"])]
     return self.builder.build(pairs, query_loss_only=split != TRAIN)
 
   def caption(self, split: str, row: int, rng: np.random.Generator):
     """Query and caption in one text slot, the caption an answer."""
     del rng
-    document = self._split(split).reader[self.caption_rows(split)[row]]
+    document = self._split(split).documents[self.caption_rows(split)[row]]
     text = np.concatenate([self._caption_query, document["text"]])
     return self.builder.build([(text, document["image"])], query_loss_only=split != TRAIN,
                               answer=slice(len(self._caption_query), None))

@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
   captions = [f"{name} {tone}{style}" for name in ("cook", "thing", "unseen") for tone in ("", "light ") for style in STYLES]
   text = train_text.train_text(captions, workdir / "assets/text", size=400, model_type="bpe", instructions=(
       templates.EDIT_QUERY, templates.CAPTION_QUERY) * 10 + train_text.INSTRUCTIONS)
-  config = VQGANConfig(image_size=16, channels=32, ch_mult=(1, 1, 1, 1), res_blocks=1, z_channels=32, embed_dim=8, codebook_size=32)
+  config = VQGANConfig(image_size=16, channels=32, ch_mult=(1, 1), res_blocks=1, z_channels=32, embed_dim=8, codebook_size=32, patch=4)
   params = jax.jit(image_lib.VQGAN(config).init)(jax.random.key(0), jnp.zeros([1, 16, 16, 3]))["params"]
   image_lib.ImageTokenizer(config, params).save(workdir / "assets/image")
   images = image_lib.ImageTokenizer.load(workdir / "assets/image")
