@@ -1,0 +1,73 @@
+"""Every attention backend computes what the plain form computes, gradients too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cm3leon_jax.models import attention
+
+
+def _case(length, heads, kv_heads, width, seed=0):
+  """q, k, v, a cotangent, and segment ids with two samples and padding in a row."""
+  keys = jax.random.split(jax.random.key(seed), 4)
+  q, dout = (jax.random.normal(key, (2, length, heads, width)) for key in keys[:2])
+  k, v = (jax.random.normal(key, (2, length, kv_heads, width)) for key in keys[2:])
+  segments = np.ones((2, length), np.int32)
+  segments[0, length // 3:] = 2
+  segments[1, length - 3:] = 0
+  return q, k, v, dout, jnp.asarray(segments)
+
+
+def _value_and_gradients(f, q, k, v, dout):
+  out, pull = jax.vjp(f, q, k, v)
+  return out, *pull(dout)
+
+
+def _assert_equal(f, case, tolerance):
+  q, k, v, dout, segments = case
+  bias = attention.bias_from_mask(attention.causal_mask(segments))
+  want = _value_and_gradients(lambda *x: attention.attend_reference(*x, bias), q, k, v, dout)
+  got = _value_and_gradients(f, q, k, v, dout)
+  for name, a, b in zip(("output", "dq", "dk", "dv"), got, want):
+    np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+# 1e-5 is float32 reassociation over sums of ~50 terms; the lengths do and do not divide into the query blocks.
+@pytest.mark.parametrize("length", [5, 12, 31])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2), (4, 1)])
+def test_xla_backend_equals_the_plain_form(length, heads, kv_heads):
+  case = _case(length, heads, kv_heads, 8)
+  _assert_equal(lambda q, k, v: attention.attend(q, k, v, case[-1], backend="xla"), case, 1e-5)
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2)])
+def test_arguments_of_the_cudnn_backend_mean_the_same(heads, kv_heads):
+  """The same call with JAX's own implementation in cuDNN's place."""
+  case = _case(24, heads, kv_heads, 8)
+  _assert_equal(lambda q, k, v: attention._attend_fused(q, k, v, case[-1], "xla"), case, 1e-5)
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (2, 1)])
+def test_splash_in_interpret_mode_equals_the_plain_form(heads, kv_heads):
+  """The TPU kernel, interpreted on the CPU."""
+  case = _case(128, heads, kv_heads, 128)
+  # 2e-2: the kernel rounds its matmul inputs as the TPU's matrix unit does.
+  _assert_equal(lambda q, k, v: attention._attend_splash(q, k, v, case[-1], interpret=True), case, 2e-2)
+
+
+def test_a_row_with_nothing_to_attend_to_stays_finite():
+  q, k, v, _, _ = _case(4, 2, 2, 8)
+  bias = jnp.full((2, 1, 4, 4), attention.MASKED)
+  assert np.isfinite(attention.attend_reference(q, k, v, bias)).all()
+
+
+def test_an_unknown_backend_is_named():
+  q, k, v, _, segments = _case(4, 2, 2, 8)
+  with pytest.raises(ValueError, match="'flash'.*known"):
+    attention.attend(q, k, v, segments, backend="flash")
+
+
+def test_auto_is_the_reference_backend_on_the_cpu():
+  assert attention.choose_backend("auto", jnp.bfloat16) == "xla"
+  assert attention.choose_backend("splash", jnp.float32) == "splash"

@@ -1,0 +1,176 @@
+"""The loop: same losses on any mesh, after any kill; checkpoints, preemption, errors."""
+
+import json
+import math
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.sharding.mesh import MeshConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(workdir) -> list[dict]:
+  return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir) -> list[tuple]:
+  """Every number of metrics.jsonl but the speed, as bits."""
+  return [tuple((k, float(v).hex()) for k, v in row.items() if k != "tokens_per_second") for row in rows(workdir)]
+
+
+def start_process(workdir, steps: int, pause: float) -> subprocess.Popen:
+  # One compilation cache for all four processes: compiling is most of their time.
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                              "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "compiled")}
+  return subprocess.Popen([sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), str(steps),
+                           f"--pause={pause}"], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process, workdir, step: int) -> None:
+  path = Path(workdir) / "metrics.jsonl"
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.stderr.read()
+    if path.is_file() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(keepends=True)
+                              if line.endswith("\n")):
+      return
+    time.sleep(0.02)
+  raise AssertionError(f"{path} did not reach step {step}")
+
+
+def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
+  """kill -9 after step 6 (checkpoints at 4, 8, …), run again, SIGTERM, run again: every loss has the same bits.
+
+  With dropout, EMA, Muon and evaluations on.
+  """
+  whole = start_process(tmp_path / "whole", 16, 0.0)
+  broken = start_process(tmp_path / "broken", 16, 0.3)
+  wait_for_step(broken, tmp_path / "broken", 6)
+  broken.send_signal(signal.SIGKILL)
+  broken.wait()
+  again = start_process(tmp_path / "broken", 16, 0.3)
+  wait_for_step(again, tmp_path / "broken", 10)
+  again.send_signal(signal.SIGTERM)
+  assert again.wait(120) == 75, again.stderr.read()
+  last = max(int(p.name) for p in (tmp_path / "broken/checkpoints").iterdir() if p.name.isdigit())
+  assert 10 <= last < 16 and rows(tmp_path / "broken")[-1]["step"] == last  # saved where it stood
+  third = start_process(tmp_path / "broken", 16, 0.0)
+  assert third.wait(240) == 0, third.stderr.read()
+  assert whole.wait(240) == 0, whole.stderr.read()
+  assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+  assert [row["step"] for row in rows(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6, 6, *range(7, 13), 12, *range(13, 17), 16]
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["fsdp8", "2x2x2"])
+def test_eight_devices_give_the_losses_of_one(tmp_path, mesh, one_device_losses):
+  tiny_run.run(tmp_path, 12, mesh=mesh, optimizer="adamw", ema_decay=0.0)
+  got = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+  # float32 reassociation: sums over the batch are split eight ways; measured differences are below 2e-6.
+  np.testing.assert_allclose(got, one_device_losses, rtol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def one_device_losses(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("one")
+  state = tiny_run.run(workdir, 12, optimizer="adamw", ema_decay=0.0)
+  assert len(state.params["tokens"].sharding.device_set) == 1
+  result = [row["loss"] for row in rows(workdir) if "loss" in row]
+  assert result[-1] < result[0] - 0.1  # it learns, so that a step that does nothing would show
+  return result
+
+
+def test_a_run_moves_to_another_mesh(tmp_path):
+  tiny_run.run(tmp_path / "one", 8, optimizer="adamw", ema_decay=0.0)
+  tiny_run.run(tmp_path / "two", 4, optimizer="adamw", ema_decay=0.0, mesh=MeshConfig(fsdp=4))
+  # The schedule spans `steps`, so the first half must be told the same total: stop it instead by its own checkpoint.
+  state = tiny_run.run(tmp_path / "one", 10, optimizer="adamw", ema_decay=0.0, mesh=MeshConfig(data=2, fsdp=2))
+  assert int(state.step) == 10
+  assert len(state.params["tokens"].sharding.device_set) == 4
+
+
+def test_rows_hold_nats_and_perplexity_by_modality(tmp_path):
+  tiny_run.run(tmp_path, 2)
+  first, *_ = rows(tmp_path)
+  counts = tiny_run.batch(0)
+  image = tiny_run.VOCABULARY.is_image(counts["targets"])
+  assert first["tokens_image"] == pytest.approx(counts["loss_weights"][image].sum())
+  assert first["perplexity_image"] == pytest.approx(math.exp(first["loss_image"]))
+  # Before the first update all 64 ids are about equally likely.
+  assert first["loss_image"] == pytest.approx(math.log(64), abs=0.3)
+  assert {"heldout/loss_image", "heldout/loss_text"} <= rows(tmp_path)[-1].keys()
+  assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_reads_the_scalars(tmp_path):
+  from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+  from tensorboard.compat.proto import event_pb2
+  tiny_run.run(tmp_path, 2)
+  path, = (tmp_path / "tensorboard").iterdir()
+  events = [event_pb2.Event.FromString(raw) for raw in RawEventFileLoader(str(path)).Load()]
+  written = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
+  assert written[2, "loss"] == pytest.approx(rows(tmp_path)[1]["loss"])
+
+
+def test_non_finite_steps_are_skipped_counted_and_end_the_run(tmp_path):
+  def poisoned(start):
+    for t, batch in zip(range(start, 100), tiny_run.batches(start)):
+      if t in (1, 4, 5, 6):
+        batch["loss_weights"] = np.full_like(batch["loss_weights"], np.nan)
+      yield batch
+
+  with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 7"):
+    tiny_run.run(tmp_path, 12, input_fn=poisoned, max_skipped=3, eval_every=0, checkpoint_every=100)
+  by_step = {row["step"]: row for row in rows(tmp_path)}
+  assert math.isnan(by_step[2]["loss"]) and by_step[2]["skipped_in_row"] == 1
+  assert math.isfinite(by_step[3]["loss"])  # the weights were left alone
+
+
+def test_fine_tuning_starts_from_the_weights_of_another_run(tmp_path):
+  first = tiny_run.run(tmp_path / "pretrain", 3, ema_decay=0.0)
+  second = tiny_run.run(tmp_path / "sft", 0, init_from=str(tmp_path / "pretrain"), ema_decay=0.0, evaluations={})
+  jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+  assert int(second.step) == 0
+
+
+@pytest.mark.parametrize("changes, message", [
+  ({"model_changes": {"num_layers": 3}}, "transformer.num_layers is 2 there and 3 here"),
+  ({"meta": {"text_tokenizer": "abc"}}, "meta.text_tokenizer is None there and 'abc' here"),
+  ({"optimizer": "adamw"}, "another optimizer"),
+])
+def test_a_workdir_of_another_model_is_an_error(tmp_path_factory, one_run, changes, message):
+  del tmp_path_factory
+  with pytest.raises(InputError, match=message):
+    tiny_run.run(one_run, 4, **changes)
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  tiny_run.run(workdir, 2, evaluations={})
+  return workdir
+
+
+def test_a_batch_from_another_vocabulary_is_an_error(tmp_path):
+  def beyond(start):
+    for batch in tiny_run.batches(start):
+      batch["inputs"][0, 0] = 64
+      yield batch
+
+  with pytest.raises(InputError, match="'inputs' has values .*64.*0..63"):
+    tiny_run.run(tmp_path, 2, input_fn=beyond)
+
+
+def test_input_that_ends_early_is_an_error(tmp_path):
+  with pytest.raises(InputError, match="ended before step 2"):
+    tiny_run.run(tmp_path, 3, input_fn=lambda start: iter([tiny_run.batch(0)]))
