@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from checkpoint_writer import tensor, write
 import numpy as np
 from PIL import Image
 import public_weights
 import pytest
-import torch
 
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import fid
@@ -17,9 +17,8 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "features.npz")
 
 @pytest.fixture(scope="module")
 def inception_path(tmp_path_factory):
-  path = tmp_path_factory.mktemp("weights") / "pt_inception.pth"
-  torch.save({name: torch.tensor(array) for name, array in public_weights.inception_state().items()}, path)
-  return path
+  state = {name: tensor(array) for name, array in public_weights.inception_state().items()}
+  return write(tmp_path_factory.mktemp("weights") / "pt_inception.pth", state)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +75,11 @@ def test_wrong_arrays(efficientnet):
 
 
 def test_another_networks_weights_are_refused(tmp_path):
-  torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "w.pth")
+  write(tmp_path / "w.pth", {"conv.weight": tensor(np.zeros(3, np.float32))})
   with pytest.raises(InputError, match="not pytorch-fid's InceptionV3: no tensor"):
     inception_v3.load(tmp_path / "w.pth")
   with pytest.raises(InputError, match="not EfficientNet-Lite0's weights: no tensor"):
     efficientnet_lite0.load(tmp_path / "w.pth")
-  torch.save({"fc.bias": torch.zeros(1000)}, tmp_path / "w.pth")
+  write(tmp_path / "w.pth", {"fc.bias": tensor(np.zeros(1000, np.float32))})
   with pytest.raises(InputError, match="1000 classes, while FID's has 1008"):
     inception_v3.load(tmp_path / "w.pth")
