@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 from tqdm import tqdm
 
+from cm3leon_jax import manifest
 from cm3leon_jax.errors import InputError
 
 GENERATIONS = "generations.jsonl"
@@ -63,37 +64,33 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   settings = {k: v for k, v in (("guidance", guidance), ("temperature", temperature), ("top_p", top_p)) if v is not None}
   sampling = dataclasses.replace(api.default_sampling(task, candidates), **settings)
   model = api.load(checkpoint, index=index or None)
-  folder = _made(out)
+  provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)), "model": _model_hash(checkpoint, model.meta)}
 
-  def jobs_of(part: Sequence[tuple[int, str]]) -> list[api.Job]:
+  def laid_out(start: int) -> list[api.Job]:
     ask = api.CAPTION_QUERY if task == "image_to_text" else ""
     return [model.job(task, text=t or ask, image=image or None, region=corners, docs=docs, candidates=candidates,
-                      seed=seed + n, sampling=sampling) for n, t in part]
+                      seed=seed + start + n, sampling=sampling) for n, t in enumerate(texts[start:start + _BATCH])]
 
-  provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)), "model": _model_hash(checkpoint, model.meta)}
-  numbered = list(enumerate(texts))
+  jobs = laid_out(0)  # before anything is written: a prompt that does not fit leaves `out` as it was
+  print("rules: " + " → ".join(sampling.describe(len(jobs[0].request.streams))), file=sys.stderr)
+  folder = _made(out)
   begin, rows, pictures = time.time(), [], 0
   with (open(folder / GENERATIONS, "w", encoding="utf-8") as lines,
         tqdm(total=len(texts), desc=task, unit="prompt", file=sys.stderr, disable=len(texts) == 1) as bar):
-    for start in range(0, len(numbered), _BATCH):
-      jobs = jobs_of(numbered[start:start + _BATCH])
-      if start == 0:
-        request = jobs[0].request
-        print("rules: " + " → ".join(request.sampling.describe(len(request.streams))), file=sys.stderr)
+    for start in range(0, len(texts), _BATCH):
+      jobs = laid_out(start) if start else jobs
       for at, results in model.run(jobs):
-        number = start + at
-        line = _write(folder, number, jobs[at], results, provenance)
-        lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.write(json.dumps(_write(folder, start + at, jobs[at], results, provenance), ensure_ascii=False) + "\n")
         lines.flush()
-        if number < _SHEET_ROWS:
-          rows.append((number, jobs[at], results))
+        if start + at < _SHEET_ROWS:
+          rows.append((start + at, jobs[at], results))
         pictures += sum(r.image is not None for r in results)
-        for result in results[:1]:
-          if result.image is None:
-            print(result.text)
+        if results[0].image is None:
+          print(results[0].text)
         bar.update()
   if pictures:
     contact_sheet([(job, results) for _, job, results in sorted(rows, key=lambda row: row[0])]).save(folder / CONTACT_SHEET)
+  manifest.write_file(folder, "generations", {**provenance, "task": task, "count": len(texts)})
   print(f"{folder}: {len(texts)} prompt{'s' * (len(texts) != 1)}, "
         + (f"{pictures} pictures" if pictures else f"{len(texts) * candidates} texts")
         + f" in {time.time() - begin:.1f} s", file=sys.stderr)
