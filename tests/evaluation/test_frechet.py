@@ -31,7 +31,8 @@ def two_sets(n, m, dim, seed=0):
 
 # (rows, rows, dimensions): what pytorch-fid 0.3.0 gives on `two_sets` (SciPy 1.17), and how near it is to exact.
 # With fewer rows than dimensions its matrix square root loses digits; ours does not.
-PYTORCH_FID = {(400, 300, 48): (2.35666392787, 1e-9), (1000, 1000, 2): (0.0204009116296, 1e-9), (30, 40, 64): (19.9659658873, 1e-5)}
+PYTORCH_FID = {(400, 300, 48): (2.35666392787, 1e-9), (1000, 1000, 2): (0.0204009116296, 1e-9),
+               (30, 40, 64): (19.9659658873, 1e-5)}
 
 
 @pytest.mark.parametrize("n, m, dim", PYTORCH_FID)
