@@ -128,6 +128,16 @@ def test_kid_blocks_do_not_matter(monkeypatch):
   assert kid.kid(a, b) == pytest.approx(whole, abs=1e-12)
 
 
+def test_kid_of_many_rows_is_the_mean_over_disjoint_parts(monkeypatch):
+  a, b = two_sets(300, 240, 4)
+  whole = kid.kid(a, b)
+  monkeypatch.setattr(kid, "_MOST", 100)
+  assert kid.kid(a, b) == pytest.approx(whole, rel=0.15) and kid.kid(a, b) != whole
+  assert kid.kid(a, b) == kid.kid(a, b)
+  monkeypatch.setattr(kid, "_MOST", 1)  # a part needs two rows of each side
+  assert np.isfinite(kid.kid(a[:7], b[:5]))
+
+
 def test_kid_of_one_distribution_is_zero_on_average():
   values = [kid.kid(*np.split(np.random.default_rng(i).normal(size=(100, 8)), 2)) for i in range(100)]
   assert abs(np.mean(values)) < 4 * np.std(values) / 10
