@@ -11,7 +11,6 @@ from typing import Any, Mapping, Sequence
 import jinja2
 import markupsafe
 
-import cm3leon_jax
 from cm3leon_jax.datasets.attribution import ATTRIBUTION
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation import report_metrics
@@ -101,7 +100,6 @@ def render(data: ReportData, commands: Sequence[tuple[str, str]]) -> str:
     commands=commands,
     credits=ATTRIBUTION.values(),
     versions=versions(data.facts),
-    version=cm3leon_jax.__version__,
     picture=lambda name, file: data_uri(data.picture(name, file)),
     seconds=seconds,
     score=lambda s: "" if s is None else f"{s:.2f}".replace("-", "−"),
@@ -333,16 +331,14 @@ def usual_commands(workdir: Path) -> list[tuple[str, str]]:
 
 
 def versions(facts: RunFacts) -> list[str]:
-  """`jax 0.10.2`, …: those that the run recorded, else those installed now."""
-  if facts.versions:
-    return [f"{name} {version}" for name, version in facts.versions.items()]
-  found = []
-  for name in _PACKAGES:
+  """`cm3leon-jax 0.1.0`, `jax 0.10.2`, …: those that the run recorded, else those installed now."""
+  found = dict(facts.versions)
+  for name in ("cm3leon-jax", *(() if found else _PACKAGES)):
     try:
-      found.append(f"{name} {importlib.metadata.version(name)}")
-    except importlib.metadata.PackageNotFoundError:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed, or an extra
       continue
-  return found
+  return [f"{name} {version}" for name, version in found.items()]
 
 
 def _list(words: Sequence[str]) -> str:
