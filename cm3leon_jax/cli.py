@@ -5,6 +5,7 @@ traceback); 75 saved on preemption, run again to go on.
 """
 
 import argparse
+import glob
 import logging
 import os
 import sys
@@ -183,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of the `cm3leon` command; returns the exit code."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # libraries' warnings are for our developers, not for users
   logging.getLogger().setLevel(logging.ERROR)
+  if not any(glob.glob(device) for device in ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for a TPU through libtpu, slowly and loudly
   argv = list(sys.argv[1:] if argv is None else argv)
   debug = "--debug" in argv
   bindings = [a.removeprefix("--gin.") for a in argv if a.startswith("--gin.")]
