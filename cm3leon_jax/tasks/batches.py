@@ -9,7 +9,8 @@ from cm3leon_jax.vocabulary import Vocabulary
 FEATURES = ("inputs", "targets", "loss_weights", "segment_ids", "positions")
 
 
-def to_batch(windows: Mapping[str, np.ndarray], vocabulary: Vocabulary, text_loss_weight: float = 1.0) -> dict[str, np.ndarray]:
+def to_batch(
+    windows: Mapping[str, np.ndarray], vocabulary: Vocabulary, text_loss_weight: float = 1.0) -> dict[str, np.ndarray]:
   """Windows [B, length + 1] → batch [B, length].
 
   A target weighs nothing where it is padding, or belongs to another segment than its input: a sample's

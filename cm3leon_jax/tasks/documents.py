@@ -65,7 +65,8 @@ class SampleBuilder:
       answers[query:query + lengths[-1]][answer] = 1
     return {"tokens": tokens, "loss_weights": weights, "positions": self._positions(tuple(lengths)), "answers": answers}
 
-  def retrieval_sample(self, query: Document, retrieved: Sequence[Document], *, query_loss_only: bool = False) -> dict[str, np.ndarray]:
+  def retrieval_sample(self, query: Document, retrieved: Sequence[Document], *,
+                       query_loss_only: bool = False) -> dict[str, np.ndarray]:
     """A sample of retrieved documents, in this order, and the query document."""
     return self.build([(d["text"], d["image"]) for d in (*retrieved, query)], query_loss_only=query_loss_only)
 
@@ -77,7 +78,7 @@ def number_of_documents(probabilities: Sequence[float], rng: np.random.Generator
 
 
 def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng: np.random.Generator) -> list[str]:
-  """For training: k ids, or all if there are fewer, of both queries' lists, in random choice and order (paper §2.1)."""
+  """For training: k ids (all, if there are fewer) of both queries' lists, in random choice and order (paper §2.1)."""
   pool = list(dict.fromkeys([*by_text, *by_image]))
   return [pool[i] for i in rng.permutation(len(pool))[:k]]
 

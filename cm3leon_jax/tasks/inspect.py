@@ -52,7 +52,8 @@ def colour_of(sentinel: str) -> str:
   return f"\x1b[38;5;{COLOURS[int(sentinel[10:-1]) % len(COLOURS)]}m"
 
 
-def describe(vocabulary: Vocabulary, text_tokenizer: text_lib.TextTokenizer, row: dict[str, np.ndarray], colour: bool) -> list[str]:
+def describe(vocabulary: Vocabulary, text_tokenizer: text_lib.TextTokenizer, row: dict[str, np.ndarray],
+             colour: bool) -> list[str]:
   """Lines for one segment: each run with its positions; a tail has the colour of its sentinel."""
   real = row["segment_ids"] > 0
   lines, paint, seen = [], "", set()
@@ -75,7 +76,8 @@ def describe(vocabulary: Vocabulary, text_tokenizer: text_lib.TextTokenizer, row
       paint = ""
     elif not paint and run.kind not in ("text", "image"):
       tint = DIM
-    lines.append(f"    {tint if colour else ''}{first:>5}{'' if first == last else f'–{last}':<6} {label}{RESET if colour and tint else ''}")
+    line = f"{first:>5}{'' if first == last else f'–{last}':<6} {label}"
+    lines.append(f"    {tint}{line}{RESET}" if colour and tint else f"    {line}")
   return lines
 
 
@@ -84,7 +86,8 @@ def images_of(vocabulary: Vocabulary, layout: Layout, tokens: np.ndarray) -> np.
   return vocabulary.image_codes(tokens[vocabulary.is_image(tokens)]).reshape(-1, layout.image_tokens)
 
 
-def masked_cells(vocabulary: Vocabulary, layout: Layout, sample_tokens: np.ndarray, masked: dict[str, np.ndarray]) -> np.ndarray:
+def masked_cells(vocabulary: Vocabulary, layout: Layout, sample_tokens: np.ndarray,
+                 masked: dict[str, np.ndarray]) -> np.ndarray:
   """bool [pairs, I]: the cells of a sample's images that stand in the tails."""
   length = int(np.count_nonzero(masked["segment_ids"]))
   tokens, sentinels = masked["tokens"][:length], np.flatnonzero(vocabulary.is_sentinel(masked["tokens"][:length]))
@@ -143,10 +146,12 @@ def shares(vocabulary: Vocabulary, masked: dict[str, np.ndarray], originals: lis
     at = np.flatnonzero(vocabulary.is_sentinel(row))
     tails = at[len(at) // 2:]
     text_spans.append(any(row[i + 1] < vocabulary.text_size for i in tails))
-  source_length = np.array([np.flatnonzero(vocabulary.is_sentinel(r))[n] if n else l for r, n, l in zip(tokens, spans, real)])
+  source_length = np.array([
+      np.flatnonzero(vocabulary.is_sentinel(row))[n] if n else length for row, n, length in zip(tokens, spans, real)])
   masked_tokens = np.array([len(o) for o in originals]) - (source_length - spans)
   return {"spans a sample": spans.mean(), "samples without a span": (spans == 0).mean(),
-          "samples with masked text": np.mean(text_spans), "tokens masked": masked_tokens.sum() / sum(map(len, originals))}
+          "samples with masked text": np.mean(text_spans),
+          "tokens masked": masked_tokens.sum() / sum(map(len, originals))}
 
 
 def mask_samples(objective: objective_lib.CM3Objective, vocabulary: Vocabulary, layout: Layout,
@@ -160,7 +165,8 @@ def mask_samples(objective: objective_lib.CM3Objective, vocabulary: Vocabulary, 
     return windows
   index = tf.range(len(samples))
   draws = objective_lib.draw(objective, width, seed, tf.zeros_like(index), index)
-  masked = objective_lib.mask_windows(objective, vocabulary, layout, {k: tf.constant(v) for k, v in windows.items()}, draws)
+  windows = {k: tf.constant(v) for k, v in windows.items()}
+  masked = objective_lib.mask_windows(objective, vocabulary, layout, windows, draws)
   return {k: v.numpy() for k, v in masked.items()}
 
 
@@ -205,8 +211,9 @@ def show_task(
   rows = []
   for i, sample in enumerate(samples[:n]):
     counted = int(np.count_nonzero(sample["loss_weights"]))
-    emit(f"{BOLD if colour else ''}{name} · {split} · example {i + 1} of {n}{RESET if colour else ''} — {len(sample['tokens'])} tokens, "
-         f"{counted} with loss", "  as drawn (position, content):")
+    title = f"{name} · {split} · example {i + 1} of {n}"
+    emit(f"{BOLD}{title}{RESET}" if colour else title, f"  {len(sample['tokens'])} tokens, {counted} with loss",
+         "  as drawn (position, content):")
     emit(*describe(vocabulary, text, {**sample, "segment_ids": np.ones_like(sample["tokens"])}, colour))
     if sample["answers"].any():
       emit(f'  answer: "{text.decode(sample["tokens"][sample["answers"] > 0])}"')
@@ -252,5 +259,5 @@ def _find(workdir: Path, kind: str, fingerprint: str) -> Path:
       about = json.loads((folder / manifests.FILE_NAME).read_text(encoding="utf-8"))
       if about.get("kind") == kind and fingerprint in (about.get("fingerprint"), about.get("weights")):
         return folder
-  raise InputError(f"no {kind} with fingerprint {fingerprint}, which made {workdir}/documents, lies in {workdir} or ships: "
-                   "make the documents again with: cm3leon data tokenize")
+  raise InputError(f"no {kind} with fingerprint {fingerprint}, which made {workdir}/documents, lies in {workdir} or "
+                   "ships: make the documents again with: cm3leon data tokenize")

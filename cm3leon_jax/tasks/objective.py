@@ -159,7 +159,8 @@ def choose_spans(
   return keys // (width + 1), keys % (width + 1)
 
 
-def _uniform_spans(s: structure_lib.Structure, n: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _uniform_spans(
+    s: structure_lib.Structure, n: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Greedy disjoint spans with uniform endpoints.
 
   Args:

@@ -4,7 +4,7 @@
 |---|---|---|
 | `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order |
 | `emoji_retrieval_pretrain` | train | the mixture to train on: that task |
-| `emoji_retrieval_k0`, `_k1`, … | heldout_drawings, heldout_things | the K best by text; loss on the query pair only |
+| `emoji_retrieval_k0`, `_k1`, … | heldout_drawings, heldout_things | the K best by text; loss on the query pair |
 """
 
 import functools
@@ -85,8 +85,9 @@ def register_emoji(
     InputError: more retrieved documents than the layout has slots for, or no valid probabilities.
   """
   if len(k_probabilities) > layout.max_documents:
-    raise InputError(f"k_probabilities={tuple(k_probabilities)} asks for up to {len(k_probabilities) - 1} retrieved documents, "
-                     f"but Layout.max_documents={layout.max_documents} has room for {layout.max_documents - 1}")
+    raise InputError(f"k_probabilities={tuple(k_probabilities)} asks for up to {len(k_probabilities) - 1} retrieved "
+                     f"documents, but Layout.max_documents={layout.max_documents} has room for "
+                     f"{layout.max_documents - 1}")
   if min(k_probabilities, default=0) < 0 or not sum(k_probabilities) > 0:
     raise InputError(f"k_probabilities={tuple(k_probabilities)}: at least one must be positive, none negative")
   data = RetrievedDocuments(workdir, vocabulary)

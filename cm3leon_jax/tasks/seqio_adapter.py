@@ -142,7 +142,8 @@ def register_task(
   seqio.TaskRegistry.add(
       name, source=seqio.FunctionDataSource(rows, splits=tuple(splits)), preprocessors=[draw],
       output_features={
-          f: seqio.Feature(vocabulary if f == "tokens" else plain, add_eos=False, dtype=t) for f, t in FEATURES.items()},
+          f: seqio.Feature(vocabulary if f == "tokens" else plain, add_eos=False, dtype=dtype)
+          for f, dtype in FEATURES.items()},
       shuffle_buffer_size=1)  # rows are already drawn in a stateless random order
   _sizes[name] = size
   _counts[name] = collections.Counter() if counts is None else counts
@@ -198,14 +199,15 @@ def dataset(name: str, split: str, *, seed: int, epochs: int | None = 1, shuffle
   a mixture at the first task that empties.)
   """
   found, _ = _find(name, split)
-  options = dict(split=split, shuffle=shuffle, seed=seed, try_in_mem_cache=False)
+  options = {"split": split, "shuffle": shuffle, "seed": seed, "try_in_mem_cache": False}
   if isinstance(found, seqio.Mixture):
     samples = found.get_dataset(None, num_epochs=None, log_mixing_proportions=False, **options)
     return samples if epochs is None else samples.take(epochs * size(name, split))
   return found.get_dataset(None, num_epochs=epochs, **options)
 
 
-def examples(name: str, split: str, *, seed: int = 0, epochs: int | None = 1, shuffle: bool = True) -> Iterator[dict[str, np.ndarray]]:
+def examples(name: str, split: str, *, seed: int = 0, epochs: int | None = 1,
+             shuffle: bool = True) -> Iterator[dict[str, np.ndarray]]:
   """Samples as NumPy dicts: the same ones, in the same order, for the same arguments.
 
   Raises:

@@ -152,8 +152,8 @@ class EmojiSFT:
                               answer=slice(len(self._caption_query), None))
 
 
-def register_emoji_sft(workdir: str | os.PathLike, vocabulary: Vocabulary, layout: Layout, text_tokenizer: TextTokenizer, *,
-                       edit_rate: float = 0.5, caption_rate: float = 0.5) -> None:
+def register_emoji_sft(workdir: str | os.PathLike, vocabulary: Vocabulary, layout: Layout,
+                       text_tokenizer: TextTokenizer, *, edit_rate: float = 0.5, caption_rate: float = 0.5) -> None:
   """Registers `emoji_edit`, `emoji_caption` and their mixture `emoji_sft` over a workdir's `documents`.
 
   Args:

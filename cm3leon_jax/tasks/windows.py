@@ -70,7 +70,8 @@ def write_samples(
         os.fspath(buckets / records.shard_name(f"b{i}", 0, 1)), "group_size:1") for i in range(shards)]
     sizes = [0] * shards
     has_answers = False
-    for number, row in enumerate(packing.pack(samples, window, layout=layout, mode=packing_mode, pool=pool, stats=stats)):
+    packed = packing.pack(samples, window, layout=layout, mode=packing_mode, pool=pool, stats=stats)
+    for number, row in enumerate(packed):
       key = hashlib.blake2b(struct.pack("<qq", seed, number), digest_size=8).digest()
       bucket = int.from_bytes(key, "big") * shards >> 64
       if ANSWERS in row and not row[ANSWERS].any():
@@ -108,8 +109,8 @@ def write_windows(
     yield from seqio_adapter.examples(task, split, seed=seed, epochs=epochs)
     about["counts"] = seqio_adapter.counts(task, split)
 
-  return write_samples(samples(), folder, vocabulary=vocabulary, layout=layout, length=length, reserve=reserve, seed=seed,
-                       about=about, **options)
+  return write_samples(samples(), folder, vocabulary=vocabulary, layout=layout, length=length, reserve=reserve,
+                       seed=seed, about=about, **options)
 
 
 class WindowSource:
@@ -167,8 +168,8 @@ class WindowSource:
     indices = np.empty_like(places)
     for epoch in np.unique(epochs):
       at = epochs == epoch
-      indices[at] = tf.random.experimental.index_shuffle(
-          tf.constant(places[at]), tf.constant([self._seed, epoch], tf.int64), tf.constant(self.count - 1, tf.int64)).numpy()
+      key, last = tf.constant([self._seed, epoch], tf.int64), tf.constant(self.count - 1, tf.int64)
+      indices[at] = tf.random.experimental.index_shuffle(tf.constant(places[at]), key, last).numpy()
     return epochs, indices
 
   def batch(self, step: int) -> dict[str, np.ndarray]:

@@ -32,7 +32,8 @@ def window(rng, texts, width, layout=LAYOUT, isolated=True):
   empty = sample(rng, [1], layout)
   joined = {k: np.concatenate([p[k] for p in parts] or [v[:0]]) for k, v in empty.items()}
   joined["segment_ids"] = np.concatenate(
-      [np.full(len(p["tokens"]), i + 1 if isolated else 1, np.int32) for i, p in enumerate(parts)] or [np.zeros(0, np.int32)])
+      [np.full(len(p["tokens"]), i + 1 if isolated else 1, np.int32) for i, p in enumerate(parts)]
+      or [np.zeros(0, np.int32)])
   if not isolated:
     joined["positions"] = np.arange(size, dtype=np.int32)
   return {k: np.pad(v, (0, width - size)) for k, v in joined.items()}
@@ -56,7 +57,8 @@ def document(rng, thing, style, skin_tone="", gender="", layout=LAYOUT, vocabula
       "caption": caption, "thing": name, "name": name, "style": style, "skin_tone": skin_tone, "gender": gender}
 
 
-def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode=None, text_tokenizer="", image_tokenizer=""):
+def write_corpus(workdir, layout=LAYOUT, vocabulary=VOCABULARY, things=6, encode=None, text_tokenizer="",
+                 image_tokenizer=""):
   """documents/ and neighbours/ of three splits: everyday things, and people with skin tones and genders.
 
   The held-out drawings are openmoji's of the last two things and of one cook; `heldout_things` has one thing.

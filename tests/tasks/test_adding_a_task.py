@@ -19,17 +19,19 @@ def test_the_guide_runs(tmp_path):
   text = train_text.train_text(["cook, noto"], tmp_path / "text", size=300, model_type="bpe", instructions=(
       templates.EDIT_QUERY, templates.CAPTION_QUERY, "mirror it done"))
   vocabulary = Vocabulary(text_size=300, image_size=32, num_sentinels=16, total_size=0)
-  splits = write_corpus(tmp_path, LAYOUT, vocabulary, encode=lambda s: text.encode(s)[:20], text_tokenizer=text.fingerprint)
+  splits = write_corpus(tmp_path, LAYOUT, vocabulary, encode=lambda s: text.encode(s)[:20],
+                        text_tokenizer=text.fingerprint)
   sft.register_emoji_sft(tmp_path, vocabulary, LAYOUT, text)
 
-  code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.S).group(1)
+  code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL).group(1)
   assert len(code.splitlines()) <= 40
   guide = {}
   exec(compile(code, str(GUIDE), "exec"), guide)  # the guide's own code
   batch = next(guide["make_batches"](tmp_path, vocabulary, LAYOUT, text, 160))
   assert batch["inputs"].shape == (4, 160)
 
-  codes = [s["tokens"][vocabulary.is_image(s["tokens"])].reshape(2, 3, 3) for s in seqio_adapter.examples("mirror", "train")]
+  codes = [s["tokens"][vocabulary.is_image(s["tokens"])].reshape(2, 3, 3)
+           for s in seqio_adapter.examples("mirror", "train")]
   assert len(codes) == len(splits["train"])
   for one, other in codes:
     np.testing.assert_array_equal(one, other[:, ::-1])

@@ -32,18 +32,21 @@ def workdir(tmp_path_factory):
   import jax.numpy as jnp
 
   workdir = tmp_path_factory.mktemp("inspect")
-  captions = [f"{name} {tone}{style}" for name in ("cook", "thing", "unseen") for tone in ("", "light ") for style in STYLES]
+  captions = [f"{name} {tone}{style}" for name in ("cook", "thing") for tone in ("", "light ") for style in STYLES]
   text = train_text.train_text(captions, workdir / "assets/text", size=400, model_type="bpe", instructions=(
       templates.EDIT_QUERY, templates.CAPTION_QUERY) * 10 + train_text.INSTRUCTIONS)
-  config = VQGANConfig(image_size=16, channels=32, ch_mult=(1, 1), res_blocks=1, z_channels=32, embed_dim=8, codebook_size=32, patch=4)
+  config = VQGANConfig(image_size=16, channels=32, ch_mult=(1, 1), res_blocks=1, z_channels=32, embed_dim=8,
+                       codebook_size=32, patch=4)
   params = jax.jit(image_lib.VQGAN(config).init)(jax.random.key(0), jnp.zeros([1, 16, 16, 3]))["params"]
   image_lib.ImageTokenizer(config, params).save(workdir / "assets/image")
   images = image_lib.ImageTokenizer.load(workdir / "assets/image")
   assert images.image_tokens == LAYOUT.image_tokens
   vocabulary = Vocabulary(text_size=400, image_size=32, num_sentinels=16, total_size=0)
-  write_corpus(workdir, LAYOUT, vocabulary, encode=text.encode, text_tokenizer=text.fingerprint, image_tokenizer=images.fingerprint)
+  write_corpus(workdir, LAYOUT, vocabulary, encode=text.encode, text_tokenizer=text.fingerprint,
+               image_tokenizer=images.fingerprint)
   sample = {"tokens": np.ones(4, np.int32), "positions": np.ones(4, np.int32), "loss_weights": np.ones(4, np.float32)}
-  windows_lib.write_samples([sample], workdir / "windows/pretrain", vocabulary=vocabulary, layout=LAYOUT, length=96, reserve=9)
+  windows_lib.write_samples([sample], workdir / "windows/pretrain", vocabulary=vocabulary, layout=LAYOUT, length=96,
+                            reserve=9)
   return workdir
 
 
@@ -61,7 +64,8 @@ def test_pretraining(workdir, tmp_path):
 
 def test_terminal_gets_colours_and_pictures(workdir):
   out = Terminal()
-  inspect.show_task("emoji_caption", workdir, n=1, stream=out, objective=CM3Objective(max_spans=3, answer_mask_probability=1))
+  always = CM3Objective(max_spans=3, answer_mask_probability=1)
+  inspect.show_task("emoji_caption", workdir, n=1, stream=out, objective=always)
   shown = out.getvalue()
   assert "▀" in shown and "answer: " in shown
   # The sentinel in the source, and in the tail the sentinel, the answer and <eoss>, share a colour.

@@ -46,7 +46,8 @@ def check_edit(instruction, before, after):
   """What the instruction says is what differs, and nothing else does."""
   fields = ("thing", "style", "name", "skin_tone", "gender")
   changed = {f for f in fields if before[f] != after[f]}
-  for wordings, field, allowed in ((templates.RESTYLE, "style", {"style"}), (templates.SKIN_TONE, "skin_tone", {"skin_tone"}),
+  for wordings, field, allowed in ((templates.RESTYLE, "style", {"style"}),
+                                   (templates.SKIN_TONE, "skin_tone", {"skin_tone"}),
                                    (templates.GENDER, "gender", {"gender", "thing", "name"})):
     if instruction in [templates.instruction(wordings, i, after[field]) for i in range(len(wordings))]:
       assert changed == allowed
@@ -85,7 +86,7 @@ def test_heldout_edits_start_from_train_drawings(corpus):
 
 
 def test_captions_are_marked_and_asked_for_as_at_inference(corpus, tmp_path):
-  workdir, splits, text, vocabulary = corpus
+  _, splits, text, vocabulary = corpus
   samples = list(seqio_adapter.examples("emoji_caption", "train", shuffle=False))
   assert len(samples) == len(splits["train"])
   for sample, d in zip(samples, splits["train"]):
@@ -107,7 +108,8 @@ def test_captions_are_marked_and_asked_for_as_at_inference(corpus, tmp_path):
   assert text.decode(tail[2:-1]) == d["caption"]
   # The sentinel of the tail stands where the caption began, and the caption counts up from there.
   begin = LAYOUT.text_positions(2, 24)[len(query)]
-  assert row["positions"][row["segment_ids"] == 1][-len(tail) + 1:].tolist() == [begin, *range(begin, begin + len(tail) - 2)]
+  positions = row["positions"][row["segment_ids"] == 1][-len(tail) + 1:]
+  assert positions.tolist() == [begin, *range(begin, begin + len(tail) - 2)]
 
 
 def test_mixture(corpus):

@@ -42,11 +42,13 @@ def equal(a, b):
 def test_windows_hold_every_sample_and_are_shuffled(folder):
   rows = list(windows_lib.records.Reader(folder, "windows"))
   assert [r["index"] for r in rows] == list(range(len(rows)))
-  found = sorted(r["tokens"][r["segment_ids"] == s].tolist() for r in rows for s in range(1, r["segment_ids"].max() + 1))
+  found = sorted(
+      r["tokens"][r["segment_ids"] == s].tolist() for r in rows for s in range(1, r["segment_ids"].max() + 1))
   samples = make_samples(60)
   assert found == sorted(s["tokens"].tolist() for s in samples)
-  # The first sample drawn lies in the first window packed; after the shuffle that is (with this seed) not the first row.
-  place = [i for i, r in enumerate(rows) if r["tokens"][:len(samples[0]["tokens"])].tolist() == samples[0]["tokens"].tolist()]
+  # The first sample drawn lies in the first window packed, which the shuffle (of this seed) puts elsewhere.
+  first = samples[0]["tokens"].tolist()
+  place = [i for i, r in enumerate(rows) if r["tokens"][:len(first)].tolist() == first]
   assert place and place != [0]
 
 
@@ -104,7 +106,8 @@ def test_answers_survive_packing(tmp_path):
     row["answers"] = np.zeros_like(row["tokens"])
     if i == 7:
       row["answers"][-4:-2] = 1
-  manifest = windows_lib.write_samples(samples, tmp_path / "w", vocabulary=VOCABULARY, layout=LAYOUT, length=LENGTH, reserve=12)
+  manifest = windows_lib.write_samples(samples, tmp_path / "w", vocabulary=VOCABULARY, layout=LAYOUT, length=LENGTH,
+                                       reserve=12)
   assert manifest["answers"]
   always = CM3Objective(max_spans=4, rate=0, answer_mask_probability=1)
   batch = np.concatenate([b["inputs"] for b in source(tmp_path / "w", objective=always).once()])
