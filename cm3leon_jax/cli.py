@@ -63,9 +63,9 @@ def _generate(sub) -> Run:
   parser.add_argument("--docs", type=int, default=0, metavar="K", help="retrieved documents to condition on")
   parser.add_argument("--index", default="", metavar="I", help="folder of the retrieval index")
   parser.add_argument("--candidates", type=int, default=1, metavar="N", help="samples per prompt, best first by CLIP")
-  parser.add_argument("--guidance", type=float, default=3.0, metavar="S", help="classifier-free guidance scale")
-  parser.add_argument("--temperature", type=float, default=0.9)
-  parser.add_argument("--top_p", type=float, default=0.9)
+  parser.add_argument("--guidance", type=float, metavar="S", help="classifier-free guidance scale; default: the task's")
+  parser.add_argument("--temperature", type=float, help="default: the task's")
+  parser.add_argument("--top_p", type=float, help="default: the task's")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", required=True, metavar="D", help="folder for PNGs and generations.jsonl")
 
@@ -144,6 +144,21 @@ def _search(sub) -> Run:
   return parser, run
 
 
+def _plan(sub) -> Run:
+  parser = sub.add_parser("plan", help="will it fit, how fast, how long: compiles the training step for a TPU slice, without one")
+  _gin_flags(parser)
+  parser.add_argument("--topology", required=True, metavar="T", help="e.g. v5e:16x16")
+  parser.add_argument("--json", default="", metavar="O", help="where the figures go")
+
+  def run(args):
+    from cm3leon_jax import config, plan
+
+    config.load(args.gin_file, args.gin_bindings)
+    plan.main(args.topology, args.json)
+
+  return parser, run
+
+
 def _inspect(sub) -> Run:
   parser = sub.add_parser("inspect", help="shows any record between two boxes")
   kinds = parser.add_subparsers(dest="kind", required=True)
@@ -167,7 +182,7 @@ def _inspect(sub) -> Run:
 
 
 VERBS = {"demo": _demo, "train": _train, "generate": _generate, "eval": _eval, "data": _data, "search": _search,
-         "inspect": _inspect}
+         "inspect": _inspect, "plan": _plan}
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:

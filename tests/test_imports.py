@@ -18,7 +18,7 @@ ALLOWED = {room: {*BASE, *chain[:i + 1]} for chain in (ACCELERATOR, DATA) for i,
 ALLOWED["tokenizers"] |= {"models", "training"}
 ALLOWED["retrieval"] |= {"models", "training"}
 ALLOWED["evaluation"] = {*BASE, *ACCELERATOR, *DATA, "evaluation"}
-EDGE = {"api", "cli", "config", "demo", "generate", "inspection", "train"}  # stand on both chains
+EDGE = {"api", "cli", "config", "demo", "generate", "inspection", "plan", "train"}  # stand on both chains
 
 HEAVY = ["tensorflow", "seqio", "tensorflow_datasets", "scann", "gin", "apache_beam"]
 
