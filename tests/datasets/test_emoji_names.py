@@ -38,7 +38,8 @@ def test_the_sets_agree_through_code_points(name, style, thing):
     # The same couple with two tones and without: spelled with other code points, one thing.
     (coded("1f469-1f3fb-200d-1f91d-200d-1f468-1f3ff"),
      Thing("1f46b", "woman and man holding hands", "1f46d", "light+dark", "")),
-    (coded("1f9d1-1f3fb-200d-2764-fe0f-200d-1f48b-200d-1f9d1-1f3ff"), Thing("1f48f", "kiss", "1f48f", "light+dark", "")),
+    (coded("1f9d1-1f3fb-200d-2764-fe0f-200d-1f48b-200d-1f9d1-1f3ff"),
+     Thing("1f48f", "kiss", "1f48f", "light+dark", "")),
     (named("man-biking-medium-dark-skin-tone"), Thing("1f6b4-200d-2642", "man biking", "1f6b4", "medium-dark", "man")),
     (coded("1f3fd", "medium-skin-tone"), Thing("1f3fd", "medium skin tone", "1f3fd")),
     (coded("e0a1", "wikidata"), Thing("wikidata", "wikidata", "wikidata")),  # private use
