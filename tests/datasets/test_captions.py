@@ -28,7 +28,8 @@ def test_skin_tones_are_spelled_out_once():
 
 
 @given(st.from_regex(r"[a-z]{1,9}( [a-z]{1,9}){0,8}", fullmatch=True), STYLES,
-       st.sampled_from(["", "dark", "light+dark"]), st.integers(0, captions.NUM_TEMPLATES - 1), st.sampled_from(["", "objects", "flags"]))
+       st.sampled_from(["", "dark", "light+dark"]), st.integers(0, captions.NUM_TEMPLATES - 1),
+       st.sampled_from(["", "objects", "flags"]))
 def test_every_caption_names_thing_artist_and_skin(name, style, tone, index, category):
   text = captions.caption(name, style, tone, index, category)
   assert name in text and captions.STYLE_NAMES[style] in text
