@@ -11,6 +11,7 @@ import functools
 import os
 from pathlib import Path
 from typing import Mapping, Sequence
+import zlib
 
 import numpy as np
 
@@ -27,13 +28,16 @@ from cm3leon_jax.vocabulary import Vocabulary
 TASK = "emoji_retrieval"
 MIXTURE = "emoji_retrieval_pretrain"
 HELD_OUT = ("heldout_drawings", "heldout_things")
+TONED_SHARE = 0.2  # of the training drawings with a skin tone
 IN_MEMORY = 100_000  # records of a split; reading one from disk costs more than all the rest of a sample
 
 
 class RetrievedDocuments:
   """The documents and neighbours of a workdir, joined: row i of a split is its i-th neighbours record.
 
-  Folders are opened when first asked for. Neighbours of every split are documents of the train split.
+  A drawing in five skin tones is five near duplicates, so of the toned ones a fifth is drawn in training, and none
+  in the held-out splits. Folders are opened when first asked for. Neighbours of every split are documents of the
+  train split.
   """
 
   def __init__(self, workdir: str | os.PathLike, vocabulary: Vocabulary):
@@ -53,8 +57,10 @@ class RetrievedDocuments:
   def _open_neighbours(self, split: str) -> Sequence[dict]:
     folder = self._workdir / "neighbours" / split
     manifests.read(folder, "neighbours", rebuild="cm3leon data neighbours")
-    reader = records.Reader(folder, "neighbours")
-    return reader if len(reader) > IN_MEMORY else list(reader)
+    documents = self._documents(split)
+    share = TONED_SHARE if split == "train" else 0.0
+    return [n for n in records.Reader(folder, "neighbours")
+            if not documents[n["id"]]["skin_tone"] or zlib.crc32(n["id"].encode()) < share * 2**32]
 
   def size(self, split: str) -> int:
     return len(self._neighbours(split))
