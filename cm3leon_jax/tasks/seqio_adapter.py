@@ -11,6 +11,7 @@ import difflib
 from typing import Callable, Iterator, Mapping, Sequence
 import zlib
 
+from absl import logging
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -200,10 +201,22 @@ def dataset(name: str, split: str, *, seed: int, epochs: int | None = 1, shuffle
   """
   found, _ = _find(name, split)
   options = {"split": split, "shuffle": shuffle, "seed": seed, "try_in_mem_cache": False}
-  if isinstance(found, seqio.Mixture):
-    samples = found.get_dataset(None, num_epochs=None, log_mixing_proportions=False, **options)
-    return samples if epochs is None else samples.take(epochs * size(name, split))
-  return found.get_dataset(None, num_epochs=epochs, **options)
+  with _quiet():
+    if isinstance(found, seqio.Mixture):
+      samples = found.get_dataset(None, num_epochs=None, log_mixing_proportions=False, **options)
+      return samples if epochs is None else samples.take(epochs * size(name, split))
+    return found.get_dataset(None, num_epochs=epochs, **options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Without seqio's warning that a function source shuffles badly: rows are drawn statelessly here."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def examples(name: str, split: str, *, seed: int = 0, epochs: int | None = 1,

@@ -1,4 +1,5 @@
 import itertools
+import zlib
 
 import numpy as np
 import pytest
@@ -26,16 +27,31 @@ def images(tokens):
   return [tuple(c) for c in codes.reshape(-1, LAYOUT.image_tokens).tolist()]
 
 
+def queried(split, rows):
+  """Drawings that a sample asks for: those without a skin tone, and in training a fifth of the others, by a hash."""
+  return [d for d in rows if not d["skin_tone"] or split == "train" and zlib.crc32(d["id"].encode()) / 2**32 < 0.2]
+
+
+def test_few_skin_tones_are_asked_for(corpus):
+  train = corpus[1]["train"]
+  toned = [d for d in queried("train", train) if d["skin_tone"]]
+  assert len(toned) < 0.5 * sum(bool(d["skin_tone"]) for d in train)
+  share = np.mean([bool(queried("train", [{"id": str(i), "skin_tone": "dark"}])) for i in range(2000)])
+  assert abs(share - 0.2) < 4 * (0.2 * 0.8 / 2000)**0.5
+  assert not queried("heldout_drawings", [{"id": "a", "skin_tone": "dark"}])
+
+
 def test_training_samples(corpus):
   _, splits = corpus
-  count = len(splits["train"])
+  queries_of = queried("train", splits["train"])
+  count = len(queries_of)
   samples = list(seqio_adapter.examples("emoji_retrieval_pretrain", "train", seed=1, epochs=20))
   assert len(samples) == 20 * count == 20 * seqio_adapter.size("emoji_retrieval_pretrain", "train")
   known = {tuple(d["image"].tolist()): d["id"] for d in splits["train"]}
   ids = [[known[i] for i in images(s["tokens"])] for s in samples]
   # Each epoch has every query once, in its own order; K is drawn anew.
   queries = [[i[-1] for i in ids[e * count:(e + 1) * count]] for e in range(20)]
-  assert all(sorted(q) == sorted(known.values()) for q in queries) and queries[0] != queries[1]
+  assert all(sorted(q) == sorted(d["id"] for d in queries_of) for q in queries) and queries[0] != queries[1]
   ks = np.bincount([len(i) - 1 for i in ids]) / len(ids)
   np.testing.assert_allclose(ks, [0.25, 0.25, 0.5], atol=4 * (0.25 / len(ids))**0.5)
   assert all(len(set(i)) == len(i) for i in ids)
@@ -54,7 +70,7 @@ def test_training_samples(corpus):
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_evaluation_samples(corpus, k):
   workdir, splits = corpus
-  rows = splits["heldout_drawings"]
+  rows = queried("heldout_drawings", splits["heldout_drawings"])
   train = {d["id"]: d for d in splits["train"]}
   near = {r["id"]: r for r in windows_lib.records.Reader(workdir / "neighbours/heldout_drawings", "neighbours")}
   samples = list(seqio_adapter.examples(f"emoji_retrieval_k{k}", "heldout_drawings", shuffle=False))
@@ -71,7 +87,7 @@ def test_windows_of_a_task(corpus, tmp_path):
   options = {"vocabulary": VOCABULARY, "layout": LAYOUT, "length": 128, "reserve": objective.reserve, "epochs": 2,
              "seed": 3}
   manifest = windows_lib.write_windows("emoji_retrieval_pretrain", "train", tmp_path / "a", **options)
-  assert manifest["samples"] == 2 * len(corpus[1]["train"]) and manifest["task"] == "emoji_retrieval_pretrain"
+  assert manifest["samples"] == 2 * len(queried("train", corpus[1]["train"])) and manifest["task"] == "emoji_retrieval_pretrain"
   assert manifest["counts"]["truncated_texts"] == 0 < manifest["counts"]["texts"]
   windows_lib.write_windows("emoji_retrieval_pretrain", "train", tmp_path / "b", **options)
   a, b = (windows_lib.WindowSource(tmp_path / x, batch_size=4, objective=objective).batch(1) for x in "ab")

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_once(folder):
   stored = [r["tokens"] for r in windows_lib.records.Reader(folder, "windows")]
   np.testing.assert_array_equal(rows[:s.count, :len(stored[0])], stored)
   assert not rows[s.count:].any() and not np.concatenate([b["loss_weights"] for b in batches])[s.count:].any()
+
+
+def test_the_papers_packed_stream(tmp_path):
+  """Samples one after the other, cut anywhere; masks drawn once a window, in one segment."""
+  sequence = dataclasses.replace(LAYOUT, numbering="sequence")
+  objective = CM3Objective(max_spans=4, min_spans=4)
+  samples = make_samples(30)
+  manifest = windows_lib.write_samples(samples, tmp_path / "w", vocabulary=VOCABULARY, layout=sequence, length=64,
+                                       reserve=objective.reserve, packing_mode="straddle")
+  assert manifest["count"] == -(-sum(len(s["tokens"]) for s in samples) // (65 - 12))
+  batch = source(tmp_path / "w", objective=objective, batch_size=4).batch(0)
+  for row in range(4):
+    size = np.count_nonzero(batch["segment_ids"][row])
+    assert batch["segment_ids"][row].max() == 1 and batch["positions"][row, :size].tolist() == list(range(size))
+    found = batch["inputs"][row][VOCABULARY.is_sentinel(batch["inputs"][row])] - VOCABULARY.sentinel_start
+    assert found.tolist() == 2 * list(range(len(found) // 2)) and len(found) >= 2  # numbered through the window
 
 
 def test_answers_survive_packing(tmp_path):
