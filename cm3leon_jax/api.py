@@ -121,7 +121,7 @@ class Model:
     self._open_encoder = open_encoder
     self._index = index
     if index:
-      self.retriever  # a wrong index shows now, not at the first prompt  # pylint: disable=pointless-statement
+      _ = self.retriever  # a wrong index shows now, not at the first prompt
 
   @functools.cached_property
   def encoder(self) -> Encoder:
@@ -329,7 +329,7 @@ def _find(name: str, field: str, open_folder, *, checkpoint: Path, meta: dict, e
       continue
     if wanted in known.values():
       return open_folder(place)
-  looked = ", ".join(str(p) for p in dict.fromkeys(places) if p.is_dir()) or "no folder of that name"
+  looked = ", ".join(str(p) for p in dict.fromkeys(places) if p.is_dir()) or f"{name}/ in {', '.join(map(str, roots))}"
   raise InputError(f"{checkpoint}: trained with the {field.replace('_', ' ')} {wanted}, which is not found (looked in: "
                    f"{looked}); put it into {checkpoint / 'tokenizers' / name}")
 

@@ -1,0 +1,136 @@
+"""Tokens per second of decoding image tokens, against Hugging Face transformers' OPT with its KV cache.
+
+Same shape (OPT without biases and without gains in its norms is the paper's block), same threads,
+float32, random weights, the same run: the two take turns, and the best turn of each counts, as the
+machine's other load only ever slows a turn. Both sample at temperature 1; the
+prompt is read before the clock starts to count tokens (a run of one token is subtracted).
+
+    python benchmarks/decoding.py --shape=demo --threads=2
+    python benchmarks/decoding.py --shape=350m --threads=1 2 --candidates=1 8 --tokens=32
+
+Needs `pip install torch transformers` besides the project.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+PROMPT = 64
+# (layers, width, heads, text ids, image codes): the demo's model, and the paper's 350M (§2.3)
+SHAPES = {"demo": (5, 192, 6, 2048, 1024), "350m": (24, 1024, 16, 56_320, 8192)}
+
+
+def ours(shape, candidates: int, guidance: bool):
+  """A function that decodes so many tokens of each candidate."""
+  import jax
+  import numpy as np
+
+  from cm3leon_jax.decoding import prompts
+  from cm3leon_jax.decoding.engine import Engine, Request
+  from cm3leon_jax.decoding.rules import Sampling
+  from cm3leon_jax.layout import Layout
+  from cm3leon_jax.models.config import TransformerConfig
+  from cm3leon_jax.models.transformer import init_parameters
+  from cm3leon_jax.vocabulary import Vocabulary
+
+  layers, width, heads, text, image = shape
+  vocabulary = Vocabulary(text, image, 512 if image > 1024 else 16, 0)
+  config = TransformerConfig(vocabulary.total_size, layers, width, heads, max_positions=4096, dtype="float32")
+  params = jax.tree.map(lambda x: 0.02 * jax.random.normal(jax.random.key(0), x.shape), init_parameters(config, jax.random.key(0)))
+  engine = Engine(config, params)
+  layout = Layout(image_tokens=1024, text_tokens=128, max_documents=1, numbering="sequence")
+  words = np.arange(3, PROMPT + 1)
+
+  def decode(tokens: int) -> None:
+    streams = (prompts.text_to_image(vocabulary, layout, words),) + ((prompts.unconditional(vocabulary, layout),) * guidance)
+    streams = tuple(shortened(p, tokens) for p in streams)
+    engine.generate([Request(streams, Sampling(guidance=3.0 if guidance else 1.0, temperature=1.0, top_p=1.0), 0, candidates)])
+
+  return decode
+
+
+def shortened(prompt, tokens: int):
+  """The same prompt, of whose plan only the first tokens are generated."""
+  return dataclasses.replace(prompt, planned_positions=prompt.planned_positions[:tokens], allowed=prompt.allowed[:tokens],
+                             cells=prompt.cells[:tokens])
+
+
+def theirs(shape, candidates: int, threads: int, guidance: bool):
+  import torch
+  import transformers
+
+  torch.set_num_threads(threads)
+  layers, width, heads, text, image = shape
+  total = -(-(text + image + 2 + (512 if image > 1024 else 16)) // 128) * 128
+  config = transformers.OPTConfig(
+      vocab_size=total, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, ffn_dim=4 * width,
+      max_position_embeddings=4096, word_embed_proj_dim=width, enable_bias=False, layer_norm_elementwise_affine=False,
+      dropout=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+  torch.manual_seed(0)
+  model = transformers.OPTForCausalLM(config).eval()
+  ids = torch.arange(3, 3 + PROMPT)[None]
+
+  @torch.inference_mode()
+  def decode(tokens: int) -> None:
+    extra = {"guidance_scale": 3.0} if guidance else {}
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True,
+                   temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=candidates, use_cache=True, **extra)
+
+  return decode
+
+
+def measure(shape_name: str, threads: int, candidates: int, tokens: int, rounds: int, guidance: bool) -> dict:
+  """Tokens/s a side, in this process, which may use `threads` cores only."""
+  sides = {"cm3leon_jax": ours(SHAPES[shape_name], candidates, guidance),
+           "transformers": theirs(SHAPES[shape_name], candidates, threads, guidance)}
+  best = {name: [float("inf")] * 2 for name in sides}
+  lengths = (1, 1 + tokens)
+  for decode in sides.values():
+    for n in lengths:
+      decode(n)  # compiles, warms up
+  for _ in range(rounds):
+    for name, decode in sides.items():
+      for i, n in enumerate(lengths):
+        begin = time.perf_counter()
+        decode(n)
+        best[name][i] = min(best[name][i], time.perf_counter() - begin)
+  return {name: candidates * tokens / (whole - first) for name, (first, whole) in best.items()}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--shape", default="demo", choices=SHAPES)
+  parser.add_argument("--threads", type=int, nargs="+", default=[2])
+  parser.add_argument("--candidates", type=int, nargs="+", default=[1, 8])
+  parser.add_argument("--tokens", type=int, default=64)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--guidance", action="store_true", help="two streams a candidate")
+  parser.add_argument("--one", default="", help=argparse.SUPPRESS)  # threads,candidates: measure here and print JSON
+  args = parser.parse_args()
+  if args.one:
+    threads, candidates = map(int, args.one.split(","))
+    print(json.dumps(measure(args.shape, threads, candidates, args.tokens, args.rounds, args.guidance)))
+    return
+  print(f"shape {args.shape}, float32, prompt of {PROMPT}, {args.tokens} tokens{', guidance' if args.guidance else ''}; "
+        f"load average {os.getloadavg()[0]:.1f}")
+  print("| threads | candidates | transformers, tokens/s | cm3leon_jax, tokens/s | ratio |\n|---|---|---|---|---|")
+  for threads in args.threads:
+    for candidates in args.candidates:
+      # A process a row: XLA sizes its thread pool by the cores that it may use when it starts.
+      cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+      argv = [sys.executable, *sys.argv, f"--one={threads},{candidates}"]
+      out = subprocess.run(["taskset", "-c", cores, *argv], capture_output=True, text=True, check=False,
+                           env={**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(threads)})
+      if out.returncode:
+        sys.exit(out.stderr)
+      rate = json.loads(out.stdout.splitlines()[-1])
+      print(f"| {threads} | {candidates} | {rate['transformers']:,.0f} | {rate['cm3leon_jax']:,.0f} | "
+            f"{rate['cm3leon_jax'] / rate['transformers']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+  main()
