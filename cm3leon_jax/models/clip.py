@@ -64,7 +64,7 @@ class CLIPConfig:
 
 OPENAI_VIT_B_32 = CLIPConfig()
 DEMO = CLIPConfig(vocab_size=2_048, embed_dim=128, text_tower="bag", text_length=32, text_width=256, text_layers=0,
-                  text_heads=0, image_tower="conv", image_size=64, patch_size=0, image_width=48, image_layers=1,
+                  text_heads=0, image_tower="conv", image_size=64, patch_size=0, image_width=32, image_layers=1,
                   image_heads=0, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
 
@@ -139,7 +139,8 @@ class BagOfPieces(nn.Module):
   @nn.compact
   def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
     c = self.config
-    pieces = nn.Embed(c.vocab_size, c.text_width, embedding_init=nn.initializers.normal(1.0), name="pieces")(ids)
+    # Small at the start: Adam's steps are of one size, and rare pieces get few; the norm below takes any scale.
+    pieces = nn.Embed(c.vocab_size, c.text_width, embedding_init=nn.initializers.normal(0.05), name="pieces")(ids)
     weight = mask[..., None].astype(pieces.dtype)
     mean = (pieces * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
     hidden = nn.gelu(nn.Dense(4 * c.text_width, name="mlp_in")(nn.LayerNorm(name="norm_1")(mean)))

@@ -186,8 +186,8 @@ class VQGAN(nn.Module):
     self.quant_conv = _conv(c.embed_dim, 1, zero=c.patch_path)
     self.post_quant_conv = _conv(c.z_channels, 1)
     scale = 1.0 / c.codebook_size
-    self.codebook = self.param("codebook", lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale),
-                               (c.codebook_size, c.embed_dim))
+    self.codebook = self.param("codebook", lambda key: jax.random.uniform(
+        key, (c.codebook_size, c.embed_dim), minval=-scale, maxval=scale))
     if c.patch_path:
       self.patch_in = nn.Dense(c.embed_dim)
       self.patch_out = nn.Dense(3 * c.cell**2)

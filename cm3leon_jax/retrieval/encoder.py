@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import shutil
 from typing import Any, Mapping, Sequence
+import zipfile
 
 import flax.traverse_util
 import jax
@@ -62,7 +63,7 @@ class Encoder:
       config = CLIPConfig(**manifest["config"])
       with np.load(path) as weights:
         flat = {name: weights[name] for name in weights.files}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
       raise InputError(f"{folder}: its weights or geometry cannot be read ({error}); train the CLIP again") from error
     fingerprint = _fingerprint(config, flat, text.fingerprint)
     if fingerprint != manifest.get("fingerprint"):

@@ -79,6 +79,8 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
 def find_asset(kind: str, fingerprint: str, workdir: Path) -> Path:
   """The folder of that kind and hash in `workdir`, its `assets/` or `tokenizers/`, or among the shipped ones.
 
+  The image tokenizer's manifest calls its hash `weights`.
+
   Raises:
     InputError: it is nowhere.
   """
@@ -86,10 +88,11 @@ def find_asset(kind: str, fingerprint: str, workdir: Path) -> Path:
   for place in places:
     for path in sorted(place.glob(f"*/{manifests.FILE_NAME}")):
       try:
-        if manifests.read(path.parent, kind).get("fingerprint") == fingerprint:
-          return path.parent
+        manifest = manifests.read(path.parent, kind)
       except InputError:
         continue  # of another kind
+      if manifest.get("fingerprint", manifest.get("weights")) == fingerprint:
+        return path.parent
   raise InputError(f"no {kind} folder with fingerprint {fingerprint} in {', '.join(map(str, places))}; "
                    "put the one that the index was made with there, or make documents and index again")
 

@@ -8,7 +8,7 @@ captions without the style word are true of all of them, which the loss is told 
 import dataclasses
 import functools
 import os
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,8 @@ def drawings(pairs: Iterable[Mapping[str, Any]]) -> Drawings:
 
 def train_clip(train: Drawings, folder: str | os.PathLike, text_folder: str | os.PathLike, *,
                config: CLIPConfig = DEMO, steps: int = 300, batch_size: int = 256, learning_rate: float = 1e-3,
-               weight_decay: float = 0.1, seed: int = 0, heldout: Mapping[str, Drawings] | None = None) -> Encoder:
+               weight_decay: float = 0.1, seed: int = 0, heldout: Mapping[str, Drawings] | None = None,
+               on_log: Callable[[int, dict[str, float]], None] | None = None) -> Encoder:
   """Trains, measures on `heldout`, writes `folder`, returns the encoder.
 
   Args:
@@ -88,6 +89,8 @@ def train_clip(train: Drawings, folder: str | os.PathLike, text_folder: str | os
     steps, batch_size, learning_rate, weight_decay: AdamW, cosine to zero after a tenth of warm-up.
     seed: of parameters, batches and augmentation.
     heldout: name → drawings never trained on; their figures go into the manifest under `metrics`.
+    on_log: gets (step, means of loss, `found` and scale) every 50 steps; `found` is the share of texts whose most
+      similar image of the batch is a true one.
 
   Raises:
     InputError: fewer drawings than one batch, or fields of different length.
@@ -104,8 +107,9 @@ def train_clip(train: Drawings, folder: str | os.PathLike, text_folder: str | os
   decayed = jax.tree.map(lambda p: p.ndim > 1, params)  # neither gains, biases nor the logit scale
   optimizer = optax.chain(optax.clip_by_global_norm(1.0),
                           optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=decayed))
+  report = None if on_log is None else lambda step, means, _: on_log(step, means)
   fitted = small.fit(functools.partial(_loss, model), params, optimizer, batches(train, text, config, batch_size, seed),
-                     steps, key=key, log_every=50, label="clip")
+                     steps, key=key, log_every=50, on_log=report, label="clip")
   encoder = save(folder, config, fitted.params, text_folder)
   if heldout:
     metrics = clip_metrics.measure(encoder, train, heldout)

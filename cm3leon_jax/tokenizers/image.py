@@ -22,7 +22,7 @@ from cm3leon_jax.models.vqgan import VQGAN, VQGANConfig
 
 KIND = "image_tokenizer"
 WEIGHTS = "weights.npz"
-REBUILD = "cm3leon tokenizer train-image"
+REBUILD = "cm3leon demo --fresh"
 
 
 class ImageTokenizer:

@@ -1,4 +1,4 @@
-"""Trains the image tokenizer on a folder's worth of pictures that fit in memory: the demo's, and the shipped one.
+"""Trains the image tokenizer on pictures that fit in memory: the demo's, and the shipped one.
 
 Steps: a short warm-up without quantisation, the codebook by k-means on what the encoder then gives, and the joint
 training with the codebook as running means. tokenizers/demo_image/README.md holds the recipe and its figures.
@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 import time
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from flax import serialization
 import jax
@@ -43,23 +43,37 @@ class ImageRecipe:
     weights_decay: of the running mean of the weights; the mean is what is kept.
     flip: mirrors half of the pictures.
   """
-  steps: int = 2500
-  warmup_steps: int = 300
-  batch_size: int = 32
+  steps: int = 5000
+  warmup_steps: int = 100
+  batch_size: int = 16
   learning_rate: float = 1e-3
-  decay_steps: int = 800
+  decay_steps: int = 1600
   l1: float = 1.0
-  l2: float = 2.0
-  edge: float = 0.0
-  codebook_decay: float = 0.99
-  dead_below: float = 0.03
-  weights_decay: float = 0.998
+  l2: float = 3.0
+  edge: float = 0.25
+  codebook_decay: float = 0.995
+  dead_below: float = 0.015
+  weights_decay: float = 0.999
   flip: bool = True
+
+
+# The demo's network: f = 8, 64 px → 8×8 codes of 1,024; the whole of it works on the grid of cells.
+DEMO = VQGANConfig(image_size=64, patch=8, ch_mult=(1,), channels=64, res_blocks=0, z_channels=64, embed_dim=32,
+                   codebook_size=1024, patch_path=True, grid_positions=True, encoder_attention=False,
+                   decoder_channels=128, decoder_mid_blocks=2)
+# What made tokenizers/demo_image, and what `cm3leon demo --fresh` has time for.
+SHIPPED = ImageRecipe(steps=5000, decay_steps=1600)
+FRESH = ImageRecipe(steps=1000, decay_steps=500, weights_decay=0.995)
 
 
 def to_float(images: np.ndarray | jax.Array) -> jax.Array:
   """uint8 → float32 in [-1, 1]."""
   return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
+
+
+def thin_variants(skin_tones: Sequence[str], share: float = 0.25, seed: int = 0) -> np.ndarray:
+  """Mask of the drawings to train on: all without a skin tone, `share` of those with one (they are near twins)."""
+  return (np.asarray(skin_tones) == "") | (np.random.default_rng(seed).random(len(skin_tones)) < share)
 
 
 def principal_components(images: np.ndarray, cell: int, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +149,7 @@ def _losses(model: VQGAN, recipe: ImageRecipe) -> tuple[small.LossFn, small.Loss
 
 def _initial(model: VQGAN, images: np.ndarray, seed: int) -> dict:
   config = model.config
-  shape = (1, config.image_size, config.image_size, 3)
-  params = model.init(jax.random.key(seed), jnp.zeros(shape))["params"]
+  params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, config.image_size, config.image_size, 3)))["params"]
   if config.patch_path:
     mean, directions = principal_components(images, config.cell, config.embed_dim, seed)
     params["patch_in"] = {"kernel": jnp.asarray(directions.T), "bias": jnp.asarray(-directions @ mean)}
@@ -237,11 +250,13 @@ def train_image_tokenizer(
   fitted = small.start(params, optimizer, state)
 
   progress = folder.with_name(folder.name + ".progress")
-  made_by = hashlib.sha256(json.dumps([dataclasses.asdict(config), dataclasses.asdict(dataclasses.replace(recipe, steps=0)),
-                                       seed, hashlib.sha256(images.tobytes()).hexdigest()]).encode()).digest()
+  lengths = [recipe.steps, recipe.decay_steps]
+  but_lengths = {**dataclasses.asdict(recipe), "steps": 0, "decay_steps": 0}
+  made_by = hashlib.sha256(json.dumps([dataclasses.asdict(config), but_lengths, seed,
+                                       hashlib.sha256(images.tobytes()).hexdigest()]).encode()).digest()
   if progress.is_file() and (saved := progress.read_bytes()).startswith(made_by):
-    steps, earlier = serialization.from_bytes((0, fitted), saved[len(made_by):])
-    if steps == recipe.steps or int(earlier.step) <= min(decay_from, steps - recipe.decay_steps):
+    of, earlier = serialization.from_bytes((lengths, fitted), saved[len(made_by):])
+    if of == lengths or int(earlier.step) <= min(decay_from, of[0] - of[1]):
       fitted = earlier
 
   last_save = int(fitted.step)
@@ -249,13 +264,14 @@ def train_image_tokenizer(
   def log(step: int, metrics: dict[str, float], now: small.Fitted) -> None:
     nonlocal last_save
     if step - last_save >= save_every:
-      _save(progress, made_by, (recipe.steps, now))
+      _save(progress, made_by, (lengths, now))
       last_save = step
     if on_log is not None:
       on_log(step, metrics)
 
   key = jax.random.key(seed)
-  for loss_fn, until, label in ((warm_up, recipe.warmup_steps, "tokenizer warm-up"), (joint, recipe.steps, "tokenizer")):
+  stages = ((warm_up, recipe.warmup_steps, "tokenizer warm-up"), (joint, recipe.steps, "tokenizer"))
+  for loss_fn, until, label in stages:
     first = int(fitted.step)
     if first < until:
       if loss_fn is joint and first == recipe.warmup_steps:
@@ -268,14 +284,14 @@ def train_image_tokenizer(
   tokenizer = image_tokenizer.ImageTokenizer(config, weights)
   figures = quality(tokenizer, held_out)
   grid = reconstruction_grid(tokenizer, held_out[np.linspace(0, len(held_out) - 1, min(64, len(held_out))).astype(int)])
-  tokenizer.save(folder, recipe=dataclasses.asdict(recipe), seed=seed, held_out=figures,
-                 seconds=round(time.monotonic() - began), training_pictures=len(images), extra_files={"held_out.png": grid},
+  tokenizer.save(folder, extra_files={"held_out.png": grid}, recipe=dataclasses.asdict(recipe), seed=seed,
+                 held_out=figures, seconds=round(time.monotonic() - began), training_pictures=len(images),
                  **(notes or {}))
   progress.unlink(missing_ok=True)
   return image_tokenizer.ImageTokenizer.load(folder)
 
 
-def _save(path: Path, made_by: bytes, progress: tuple[int, small.Fitted]) -> None:
+def _save(path: Path, made_by: bytes, progress: tuple[list[int], small.Fitted]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".partial")
   temporary.write_bytes(made_by + serialization.to_bytes(jax.device_get(progress)))

@@ -67,7 +67,8 @@ def check_same_model(folder: Path, description: dict) -> None:
       if there != value and name not in _FREE_FIELDS:
         differences.append(f"{part}.{name} is {there!r} there and {value!r} here")
   if differences:
-    raise InputError(f"{folder} belongs to another model: {'; '.join(differences)}; use another folder, or the same values")
+    raise InputError(f"{folder} belongs to another model: {'; '.join(differences)}; "
+                     "use another folder, or the same values")
 
 
 class Checkpoints:
@@ -190,5 +191,6 @@ def export_weights(run_folder: str | os.PathLike, out: str | os.PathLike, dtype:
   with manifest.writing(out, "model") as (folder, record):
     write_model_file(folder, model_description(config, vocabulary, layout, meta))
     np.savez(folder / "weights.npz", **arrays)
-    record |= {"vocabulary": vocabulary.fingerprint(), "dtype": dtype, "weights": manifest.hash_file(folder / "weights.npz")}
+    record |= {"vocabulary": vocabulary.fingerprint(), "dtype": dtype,
+               "weights": manifest.hash_file(folder / "weights.npz")}
   print(f"{out}: {sum(a.nbytes for a in arrays.values()) / 2**20:.1f} MiB of weights", file=sys.stderr)

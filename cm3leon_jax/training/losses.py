@@ -67,8 +67,9 @@ def loss_sums(model: Transformer, params, batch: Mapping[str, jax.Array], config
     float32 scalars: `objective` and `weight` (their quotient is the loss), and for each modality of
     targets `nll_…` in nats and `tokens_…`, both weighted by `loss_weights` alone.
   """
+  rngs = None if dropout_key is None else {"dropout": dropout_key}
   hidden = model.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"],
-                       deterministic=dropout_key is None, rngs=None if dropout_key is None else {"dropout": dropout_key})
+                       deterministic=dropout_key is None, rngs=rngs)
   parts = (hidden, batch["targets"], batch["loss_weights"])
   length = batch["targets"].shape[1]
   if config.chunk in (0, length):

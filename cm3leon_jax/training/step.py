@@ -18,7 +18,7 @@ def train_step(state: TrainState, batch, *, loss_fn, optimizer: optax.GradientTr
   A step whose gradient is not finite changes nothing but the counters.
   """
   (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, state.step)
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(grad_norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

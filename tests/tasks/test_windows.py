@@ -47,10 +47,14 @@ def test_windows_hold_every_sample_and_are_shuffled(folder):
       r["tokens"][r["segment_ids"] == s].tolist() for r in rows for s in range(1, r["segment_ids"].max() + 1))
   samples = make_samples(60)
   assert found == sorted(s["tokens"].tolist() for s in samples)
-  # The first sample drawn lies in the first window packed, which the shuffle (of this seed) puts elsewhere.
-  first = samples[0]["tokens"].tolist()
-  place = [i for i, r in enumerate(rows) if r["tokens"][:len(first)].tolist() == first]
-  assert place and place != [0]
+  # Against the order of packing: within each shard, too, that order is gone.
+  packed = [w["tokens"].tolist() for w in windows_lib.packing.pack(samples, LENGTH - 11, layout=LAYOUT)]
+  order = [packed.index(r["tokens"].tolist()) for r in rows]
+  assert sorted(order) == list(range(len(packed))) != order
+  for shard in folder.glob("windows-*"):
+    tokens = [r["tokens"].tolist() for r in windows_lib.records.Reader(folder, shard.name[:13])]
+    numbers = [packed.index(t) for t in tokens]
+    assert len(numbers) > 3 and numbers != sorted(numbers)
 
 
 def test_batches(folder):

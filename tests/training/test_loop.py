@@ -31,7 +31,8 @@ def losses(workdir) -> list[tuple]:
 
 def start_process(workdir, steps: int, pause: float) -> subprocess.Popen:
   # One compilation cache for all four processes: compiling is most of their time.
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "",
+                              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                               "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "compiled")}
   return subprocess.Popen([sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), str(steps),
                            f"--pause={pause}"], env=environment, stderr=subprocess.PIPE, text=True)
@@ -69,7 +70,8 @@ def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
   assert third.wait(240) == 0, third.stderr.read()
   assert whole.wait(240) == 0, whole.stderr.read()
   assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-  assert [row["step"] for row in rows(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6, 6, *range(7, 13), 12, *range(13, 17), 16]
+  evaluated = (6, 12, 16)
+  assert [row["step"] for row in rows(tmp_path / "whole")] == sorted([*range(1, 17), *evaluated])
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["fsdp8", "2x2x2"])
@@ -91,12 +93,11 @@ def one_device_losses(tmp_path_factory):
 
 
 def test_a_run_moves_to_another_mesh(tmp_path):
-  tiny_run.run(tmp_path / "one", 8, optimizer="adamw", ema_decay=0.0)
-  tiny_run.run(tmp_path / "two", 4, optimizer="adamw", ema_decay=0.0, mesh=MeshConfig(fsdp=4))
-  # The schedule spans `steps`, so the first half must be told the same total: stop it instead by its own checkpoint.
-  state = tiny_run.run(tmp_path / "one", 10, optimizer="adamw", ema_decay=0.0, mesh=MeshConfig(data=2, fsdp=2))
-  assert int(state.step) == 10
-  assert len(state.params["tokens"].sharding.device_set) == 4
+  before = tiny_run.run(tmp_path, 4, mesh=MeshConfig(fsdp=4), evaluations={})
+  after = tiny_run.run(tmp_path, 4, mesh=MeshConfig(data=1, fsdp=1, tensor=2), evaluations={})
+  assert len(before.params["tokens"].sharding.device_set) == 4
+  assert len(after.params["tokens"].sharding.device_set) == 2
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(before), jax.device_get(after))
 
 
 def test_rows_hold_nats_and_perplexity_by_modality(tmp_path):
