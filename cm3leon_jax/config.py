@@ -9,7 +9,9 @@ defined (`BATHC = 16`) and never used; `load` is not.
 
 import difflib
 import importlib
+import os
 from pathlib import Path
+import re
 from typing import Iterable, Sequence
 
 import gin
@@ -61,6 +63,8 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   gin.clear_config()  # also unlocks, so that names can be registered
   _register()
   gin.add_config_file_search_path(str(assets.root("configs")))
+  # Files only: gin's other reader looks for includes inside Python packages, and trips over any folder of that name.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]  # pylint: disable=protected-access
   paths = [str(resolve(f)) for f in gin_files]
   try:
     gin.parse_config_files_and_bindings(paths, [_quoted(b) for b in bindings], finalize_config=False)
@@ -163,6 +167,6 @@ def _nearest(message: str) -> str:
   """For an error that names an unknown thing: the nearest names that exist."""
   names = bindable_names()
   candidates = {n for full in names for n in (full, full.split(".")[0], full.split(".")[1])}
-  words = [w.strip("'\"`.,:") for w in message.replace("=", " ").split()]
-  near = [n for w in words if w and w not in candidates for n in difflib.get_close_matches(w, candidates, 2, 0.75)]
+  words = [w for quoted in re.findall(r"'([^']+)'", message) for w in (quoted, *quoted.split("."))]
+  near = [n for w in words if w not in candidates for n in difflib.get_close_matches(w, candidates, 2, 0.75)]
   return f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""

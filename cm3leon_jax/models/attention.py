@@ -9,6 +9,9 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from cm3leon_jax.sharding import rules as rules_lib
 
 # Finite, so that a row with nothing to attend to (padding) gives numbers, not NaN.
 MASKED = -1e9
@@ -164,6 +167,18 @@ def _attend_splash(q, k, v, segment_ids, interpret: bool = False) -> jax.Array:
   return jax.vmap(one_row)(q * width**-0.5, k, v, segment_ids)
 
 
+def _attend_splash_sharded(q, k, v, segment_ids, interpret: bool = False) -> jax.Array:
+  """The kernel on each device's own rows and heads: the compiler cannot partition a Mosaic kernel by itself."""
+  active = rules_lib.active()
+  if active is None or active[0].size == 1:
+    return _attend_splash(q, k, v, segment_ids, interpret)
+  mesh, rules = active
+  rows, _, kv_heads, _ = rules_lib.partition_spec(("batch", "length", "kv_heads", "head_dim"), k.shape, rules, mesh, "keys")
+  per_head, per_row = PartitionSpec(rows, None, kv_heads, None), PartitionSpec(rows, None)
+  return jax.shard_map(lambda *x: _attend_splash(*x, interpret), mesh=mesh, in_specs=(per_head,) * 3 + (per_row,),
+                       out_specs=per_head, check_vma=False)(q, k, v, segment_ids)
+
+
 def attend(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, *, backend: str, bias=None) -> jax.Array:
   """Self-attention of packed rows, causal by index and within equal segment ids.
 
@@ -182,5 +197,5 @@ def attend(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, *, backend: str,
   if backend == "cudnn":
     return _attend_fused(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, "cudnn")
   if backend == "splash":
-    return _attend_splash(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL)
+    return _attend_splash_sharded(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL)
   raise ValueError(f"attention backend {backend!r}; known: xla, cudnn, splash")

@@ -94,6 +94,11 @@ def use(mesh: Mesh, rules: Mapping[str, MeshAxes]):
     _active.reset(token)
 
 
+def active() -> tuple[Mesh, Mapping[str, MeshAxes]] | None:
+  """The mesh and rules that `use` made current, or None."""
+  return _active.get()
+
+
 def constrain(x: jax.Array, *names: str) -> jax.Array:
   """Fixes the sharding of an activation by its logical names; nothing outside `use` or on one device."""
   active = _active.get()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from cm3leon_jax.models import attention
+from cm3leon_jax.sharding import rules as rules_lib
+from cm3leon_jax.sharding.mesh import MeshConfig, make_mesh
 
 
 def _case(length, heads, kv_heads, width, seed=0):
@@ -54,6 +56,15 @@ def test_splash_in_interpret_mode_equals_the_plain_form(heads, kv_heads):
   case = _case(128, heads, kv_heads, 128)
   # 2e-2: the kernel rounds its matmul inputs as the TPU's matrix unit does.
   _assert_equal(lambda q, k, v: attention._attend_splash(q, k, v, case[-1], interpret=True), case, 2e-2)
+
+
+def test_splash_on_a_mesh_equals_the_plain_form():
+  """Each device runs the kernel on its own rows and heads: data 2 × tensor 2 fake devices."""
+  case = _case(128, 4, 2, 128)
+  mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=2))
+  with rules_lib.use(mesh, rules_lib.DEFAULT_RULES):
+    sharded = jax.jit(lambda q, k, v: attention._attend_splash_sharded(q, k, v, case[-1], interpret=True))
+    _assert_equal(sharded, case, 2e-2)
 
 
 def test_a_row_with_nothing_to_attend_to_stays_finite():
