@@ -167,6 +167,6 @@ def _nearest(message: str) -> str:
   """For an error that names an unknown thing: the nearest names that exist."""
   names = bindable_names()
   candidates = {n for full in names for n in (full, full.split(".")[0], full.split(".")[1])}
-  words = [w for quoted in re.findall(r"'([^']+)'", message) for w in (quoted, *quoted.split("."))]
+  words = [w for quoted in re.findall(r"'([\w./]+)'", message) for w in (quoted, *quoted.split("."))]
   near = [n for w in words if w not in candidates for n in difflib.get_close_matches(w, candidates, 2, 0.75)]
   return f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""
