@@ -15,13 +15,16 @@ ROTARY = TransformerConfig(vocab_size=48, num_layers=2, model_dim=16, num_heads=
                            dtype="float32", init_std=0.2, qk_norm=True, norm="rmsnorm")
 
 
+initial = jax.jit(init_parameters, static_argnums=0)
+
+
 def run(model, variables, *args, **kwargs):
   """`model.apply`, compiled whole: op by op it takes many times longer."""
   return jax.jit(lambda v, *a: model.apply(v, *a, **kwargs))(variables, *args)
 
 
 def _model(config):
-  params = init_parameters(config, jax.random.key(0))
+  params = initial(config, jax.random.key(0))
   fill = lambda x: x if x.any() else 0.2 * jax.random.normal(jax.random.key(1), x.shape)
   return Transformer(config), jax.tree.map(fill, params)
 

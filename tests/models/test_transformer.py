@@ -18,6 +18,9 @@ CHAMELEON = dataclasses.replace(SMALL, num_kv_heads=2, position="rope", position
                                 norm_order="swin", qk_norm=True, activation="swiglu", tie_embeddings=False)
 
 
+initial = jax.jit(init_parameters, static_argnums=0)
+
+
 def run(model, variables, *args, **kwargs):
   """`model.apply`, compiled whole: op by op it takes many times longer."""
   return jax.jit(lambda v, *a: model.apply(v, *a, **kwargs))(variables, *args)
@@ -25,7 +28,7 @@ def run(model, variables, *args, **kwargs):
 
 def make(config, seed=0):
   """Model and parameters; projections that start at zero are filled, or half of the network would not be tested."""
-  params = init_parameters(config, jax.random.key(seed))
+  params = initial(config, jax.random.key(seed))
   fill = lambda x: x if x.any() else 0.2 * jax.random.normal(jax.random.key(seed + 1), x.shape)
   return Transformer(config), jax.tree.map(fill, params)
 
@@ -110,7 +113,7 @@ def test_remat_and_unrolling_change_nothing(config, remat):
 
 def test_each_block_starts_as_the_identity():
   """Output projections are zero at first (PAPER §4.1): the hidden state is the normalised embedding."""
-  params = init_parameters(SMALL, jax.random.key(0))
+  params = initial(SMALL, jax.random.key(0))
   model, args = Transformer(SMALL), inputs(SMALL)
   embedded = run(model, {"params": params}, *args[:2], method="embed")
   np.testing.assert_allclose(run(model, {"params": params}, *args), normalise("layernorm_noaffine", embedded),
@@ -119,7 +122,7 @@ def test_each_block_starts_as_the_identity():
 
 def test_initial_values_are_cut_at_three_sigma():
   config = dataclasses.replace(SMALL, vocab_size=4096, init_std=0.006)
-  tokens = init_parameters(config, jax.random.key(0))["tokens"]
+  tokens = initial(config, jax.random.key(0))["tokens"]
   assert np.abs(tokens).max() <= 3 * 0.006
   # A normal cut at 3σ has a standard deviation of 0.9866 σ.
   assert np.std(tokens) == pytest.approx(0.9866 * 0.006, rel=0.01)
@@ -127,7 +130,7 @@ def test_initial_values_are_cut_at_three_sigma():
 
 @pytest.mark.parametrize("config", [SMALL, CHAMELEON], ids=["cm3leon", "chameleon"])
 def test_parameters_are_those_of_the_table(config):
-  params = init_parameters(config, jax.random.key(0))
+  params = initial(config, jax.random.key(0))
   abstract = init.abstract_parameters(config)
   jax.tree.map(lambda x, a: np.testing.assert_equal((x.shape, x.dtype), (a.shape, a.dtype)), params, abstract)
   axes = init.logical_axes(config)

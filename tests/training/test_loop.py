@@ -76,7 +76,7 @@ def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["fsdp8", "2x2x2"])
 def test_eight_devices_give_the_losses_of_one(tmp_path, mesh, one_device_losses):
-  tiny_run.run(tmp_path, 12, mesh=mesh, optimizer="adamw", ema_decay=0.0)
+  tiny_run.run(tmp_path, 12, mesh=mesh, ema_decay=0.0)
   got = [row["loss"] for row in rows(tmp_path) if "loss" in row]
   # float32 reassociation: sums over the batch are split eight ways; measured differences are below 2e-6.
   np.testing.assert_allclose(got, one_device_losses, rtol=2e-5)
@@ -85,7 +85,7 @@ def test_eight_devices_give_the_losses_of_one(tmp_path, mesh, one_device_losses)
 @pytest.fixture(scope="module")
 def one_device_losses(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("one")
-  state = tiny_run.run(workdir, 12, optimizer="adamw", ema_decay=0.0)
+  state = tiny_run.run(workdir, 12, ema_decay=0.0)
   assert len(state.params["tokens"].sharding.device_set) == 1
   result = [row["loss"] for row in rows(workdir) if "loss" in row]
   assert result[-1] < result[0] - 0.1  # it learns, so that a step that does nothing would show
@@ -147,7 +147,7 @@ def test_fine_tuning_starts_from_the_weights_of_another_run(tmp_path):
 @pytest.mark.parametrize("changes, message", [
   ({"model_changes": {"num_layers": 3}}, "transformer.num_layers is 2 there and 3 here"),
   ({"meta": {"text_tokenizer": "abc"}}, "meta.text_tokenizer is None there and 'abc' here"),
-  ({"optimizer": "adamw"}, "another optimizer"),
+  ({"optimizer": "muon"}, "another optimizer"),
 ])
 def test_a_workdir_of_another_model_is_an_error(tmp_path_factory, one_run, changes, message):
   del tmp_path_factory

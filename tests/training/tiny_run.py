@@ -47,7 +47,7 @@ def batches(start: int, pause: float = 0.0):
     t += 1
 
 
-def run(workdir, steps: int, *, pause: float = 0.0, optimizer: str = "muon", mesh: MeshConfig = MeshConfig(fsdp=1),
+def run(workdir, steps: int, *, pause: float = 0.0, optimizer: str = "adamw", mesh: MeshConfig = MeshConfig(fsdp=1),
         model_changes: dict | None = None, **changes):
   """`changes` override arguments of `train`."""
   arguments = dict(
@@ -64,5 +64,5 @@ if __name__ == "__main__":
   parser.add_argument("steps", type=int)
   parser.add_argument("--pause", type=float, default=0.0)
   flags = parser.parse_args()
-  run(flags.workdir, flags.steps, pause=flags.pause, model_changes={"dropout": 0.1})
+  run(flags.workdir, flags.steps, pause=flags.pause, optimizer="muon", model_changes={"dropout": 0.1})
   print("done", file=sys.stderr)
