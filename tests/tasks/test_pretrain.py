@@ -87,7 +87,8 @@ def test_windows_of_a_task(corpus, tmp_path):
   options = {"vocabulary": VOCABULARY, "layout": LAYOUT, "length": 128, "reserve": objective.reserve, "epochs": 2,
              "seed": 3}
   manifest = windows_lib.write_windows("emoji_retrieval_pretrain", "train", tmp_path / "a", **options)
-  assert manifest["samples"] == 2 * len(queried("train", corpus[1]["train"])) and manifest["task"] == "emoji_retrieval_pretrain"
+  assert manifest["samples"] == 2 * len(queried("train", corpus[1]["train"]))
+  assert manifest["task"] == "emoji_retrieval_pretrain"
   assert manifest["counts"]["truncated_texts"] == 0 < manifest["counts"]["texts"]
   windows_lib.write_windows("emoji_retrieval_pretrain", "train", tmp_path / "b", **options)
   a, b = (windows_lib.WindowSource(tmp_path / x, batch_size=4, objective=objective).batch(1) for x in "ab")
