@@ -10,7 +10,8 @@ from cm3leon_jax import cli
 
 
 def test_help_is_quick_and_lists_every_verb(capsys):
-  code = "import sys\nfrom cm3leon_jax import cli\ncli.build_parser()\nprint([m for m in ('jax', 'tensorflow') if m in sys.modules])"
+  code = ("import sys\nfrom cm3leon_jax import cli\ncli.build_parser()\n"
+          "print([m for m in ('jax', 'tensorflow') if m in sys.modules])")
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert out.stdout.strip() == "[]", "parsing the command line must not load heavy libraries"
   with pytest.raises(SystemExit) as stop:

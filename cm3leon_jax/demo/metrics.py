@@ -32,8 +32,7 @@ def evaluate(workdir: Path, pipelines: Pipelines, quick: bool) -> None:
   blank = copying.blank_codes(held_out.image)
   most = artist.layout.max_documents - 1
   retrieved = {k: [[d for d, _ in held_out.retrieved(i, k)] for i in ids] for k in range(most + 1)}
-  codes_of = lambda docs: [artist.vocabulary.image_codes(np.stack([d["image"] for d in found])) if found else np.zeros((0, 1))
-                           for found in docs]
+  codes_of = lambda docs: [artist.vocabulary.image_codes([d["image"] for d in found]) for found in docs]
 
   rows, sides, losses = [], {}, {}
   for k in range(most + 1):
@@ -51,7 +50,8 @@ def evaluate(workdir: Path, pipelines: Pipelines, quick: bool) -> None:
   _say("yardsticks and captions")
   said = pictures.describe(held_out, Artist(workdir / "sft"), ids)
   rows[-1] = dataclasses.replace(rows[-1], metrics={**rows[-1].metrics, **_cider(said, prompts)})
-  rows.append(_row("tokenizer", None, reference.evaluate(yardsticks.reconstructions(documents, held_out.image, artist.vocabulary)).intervals))
+  ceiling = yardsticks.reconstructions(documents, held_out.image, artist.vocabulary)
+  rows.append(_row("tokenizer", None, reference.evaluate(ceiling).intervals))
   copies = reference.evaluate(held_out.nearest(ids, artist.vocabulary)).intervals
   neighbour_captions = [docs[0]["caption"] if docs else "" for docs in retrieved[most]]
   rows.append(MetricRow("nearest", None, {**_row("", None, copies).metrics, **_cider(neighbour_captions, prompts)}))

@@ -12,7 +12,7 @@ from cm3leon_jax.datasets.showcase import showcase_ids
 from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.demo.heldout import SPLIT, Artist, HeldOut
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation.report_data import GenerationWriter, writing_generations
+from cm3leon_jax.evaluation.report_data import writing_generations
 from cm3leon_jax.pipelines.build import Pipelines
 from cm3leon_jax.tasks import seqio_adapter, sft, templates
 

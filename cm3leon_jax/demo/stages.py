@@ -21,7 +21,7 @@ PRETRAIN_CONFIG = "configs/runs/demo_pretrain.gin"
 SFT_CONFIG = "configs/runs/demo_sft.gin"
 # What --quick changes: everything runs, nothing is good.
 QUICK = {
-    DATA_CONFIG: ["Pipelines.epochs=1", "Pipelines.limit=1500"],
+    DATA_CONFIG: ["Pipelines.epochs=1", "Pipelines.held_out_samples=32"],
     PRETRAIN_CONFIG: ["train.steps=60", "train.checkpoint_every=30", "train.eval_every=30"],
     SFT_CONFIG: ["train.steps=30", "train.checkpoint_every=30", "train.eval_every=30"],
 }
@@ -115,16 +115,6 @@ def _has(*names: str) -> Callable[[Demo], bool]:
   return lambda demo: all((demo.workdir / name / "manifest.json").is_file() for name in names)
 
 
-def _each(folder: str) -> Callable[[Demo], bool]:
-  from cm3leon_jax.pipelines.build import SPLITS
-
-  return _has(*(f"{folder}/{split}" for split in SPLITS))
-
-
-def _train_done(folder: str) -> Callable[[Demo], bool]:
-  return lambda demo: (demo.workdir / folder / "finished").is_file()
-
-
 def _train(folder: str, gin_file: str) -> Callable[[Demo], None]:
   def work(demo: Demo) -> None:
     from cm3leon_jax import train
@@ -162,17 +152,31 @@ def _report(demo: Demo) -> None:
   report.write_report(demo.workdir, demo.workdir / "report" / "index.html")
 
 
+def _made(*names: str) -> Callable[[Demo], bool]:
+  """Done when each of these files or folders is there."""
+  return lambda demo: all((demo.workdir / name).exists() for name in names)
+
+
+def _assets_done(demo: Demo) -> bool:
+  return not demo.fresh or _has("assets/text", "assets/image", "assets/clip")(demo)
+
+
+_DATA = f"--gin_file={DATA_CONFIG}"
+_SPLITS = ("train", "heldout_drawings", "heldout_things")
+_PICTURES = ("showcase_k0", "showcase_k1", "showcase_k2", "infill", "edit", "caption")
+
 STAGES = (
-    Stage("corpus", f"data corpus --gin_file={DATA_CONFIG}", _has("corpus"), _data("corpus")),
-    Stage("tokenizers and CLIP", "demo --fresh", lambda d: not d.fresh or _has("assets/text", "assets/image", "assets/clip")(d), _assets),
-    Stage("documents", f"data tokenize --gin_file={DATA_CONFIG}", lambda d: _each("documents")(d), _data("tokenize")),
-    Stage("embeddings", f"data embed --gin_file={DATA_CONFIG}", lambda d: _each("embeddings")(d), _data("embed")),
-    Stage("index", f"data index --gin_file={DATA_CONFIG}", _has("index"), _data("index")),
-    Stage("neighbours", f"data neighbours --gin_file={DATA_CONFIG}", lambda d: _each("neighbours")(d), _data("neighbours")),
-    Stage("windows", f"data windows --gin_file={DATA_CONFIG}", _has("windows"), _data("windows")),
-    Stage("pretraining", f"train --gin_file={PRETRAIN_CONFIG}", _train_done("pretrain"), _train("pretrain", PRETRAIN_CONFIG)),
-    Stage("fine-tuning", f"train --gin_file={SFT_CONFIG}", _train_done("sft"), _train("sft", SFT_CONFIG)),
-    Stage("pictures", "generate", lambda d: all((d.workdir / "generations" / s / "manifest.json").is_file() for s in ("showcase_k2", "edit", "caption")), _pictures),
-    Stage("metrics", "eval", lambda d: (d.workdir / "evaluation" / "metrics.json").is_file(), _metrics),
-    Stage("report", "demo", lambda d: False, _report),
+    Stage("corpus", f"data corpus {_DATA}", _has("corpus"), _data("corpus")),
+    Stage("tokenizers and CLIP", "demo --fresh", _assets_done, _assets),
+    Stage("documents", f"data tokenize {_DATA}", _has(*(f"documents/{s}" for s in _SPLITS)), _data("tokenize")),
+    Stage("embeddings", f"data embed {_DATA}", _has(*(f"embeddings/{s}" for s in _SPLITS)), _data("embed")),
+    Stage("index", f"data index {_DATA}", _has("index"), _data("index")),
+    Stage("neighbours", f"data neighbours {_DATA}", _has(*(f"neighbours/{s}" for s in _SPLITS)), _data("neighbours")),
+    Stage("windows", f"data windows {_DATA}", _has("windows"), _data("windows")),
+    Stage("pretraining", f"train --gin_file={PRETRAIN_CONFIG}", _made("pretrain/finished"),
+          _train("pretrain", PRETRAIN_CONFIG)),
+    Stage("fine-tuning", f"train --gin_file={SFT_CONFIG}", _made("sft/finished"), _train("sft", SFT_CONFIG)),
+    Stage("pictures", "generate", _has(*(f"generations/{s}" for s in _PICTURES)), _pictures),
+    Stage("metrics", "eval", _made("evaluation/metrics.json"), _metrics),
+    Stage("report", "demo", lambda demo: False, _report),
 )

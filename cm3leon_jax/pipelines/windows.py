@@ -53,7 +53,8 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
       task = f"{pretrain.TASK}_k{k}"
       count = min(held_out_samples, seqio_adapter.size(task, split))
       samples = itertools.islice(seqio_adapter.examples(task, split, seed=seed), count)
-      _write(workdir / "windows" / f"{set_name}_k{k}", samples, count, reserve=0, shards=1, about={"task": task, "k": k}, **common)
+      _write(workdir / "windows" / f"{set_name}_k{k}", samples, count, reserve=0, shards=1, about={"task": task, "k": k},
+             **common)
   manifest.write_file(workdir / "windows", "windows_folders", {"vocabulary": vocabulary.fingerprint()})
 
 

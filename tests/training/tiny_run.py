@@ -24,7 +24,8 @@ BATCH, LENGTH = 8, 16
 
 def model(**changes) -> TransformerConfig:
   fields = {"vocab_size": 64, "num_layers": 2, "model_dim": 16, "num_heads": 4, "mlp_dim": 48,
-            "max_positions": LAYOUT.num_positions, "position_period": LAYOUT.stride, "dtype": "float32", "init_std": 0.1, "position_init_std": 0.1}
+            "max_positions": LAYOUT.num_positions, "position_period": LAYOUT.stride, "dtype": "float32", "init_std": 0.1,
+            "position_init_std": 0.1}
   return TransformerConfig(**(fields | changes))
 
 
