@@ -281,6 +281,7 @@ def train_image_tokenizer(
                             log_every=log_every, on_log=log, label=label)
 
   weights = {**fitted.state["weights"], "codebook": fitted.state["running"].codebook}
+  weights = jax.tree.map(lambda x: np.asarray(x, np.float16), weights)  # as they are kept: measure what is saved
   tokenizer = image_tokenizer.ImageTokenizer(config, weights)
   figures = quality(tokenizer, held_out)
   grid = reconstruction_grid(tokenizer, held_out[np.linspace(0, len(held_out) - 1, min(64, len(held_out))).astype(int)])

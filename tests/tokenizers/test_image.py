@@ -51,7 +51,7 @@ def test_training_beats_the_mean_picture_and_reports(folder, tokenizer):
   record = json.loads((folder / "manifest.json").read_text())
   held_out = drawings(40, 1)
   flat = -10 * np.log10(np.mean((held_out / 255.0 - drawings(200, 0).mean(0) / 255.0) ** 2))
-  assert record["held_out"]["psnr"] > flat + 4  # measured: flat 9.6 dB, trained 17.1 dB
+  assert record["held_out"]["psnr"] > flat + 6  # measured: 10.5 dB for the mean picture, 19.1 dB trained
   assert record["held_out"] == train_image.quality(tokenizer, held_out)
   assert 0 < record["held_out"]["usage"] <= 1 and record["held_out"]["perplexity"] <= 64
   assert record["recipe"] == dataclasses.asdict(RECIPE) and record["image_tokens"] == 16
@@ -182,7 +182,7 @@ def test_shipped_tokenizer_is_whole_and_draws():
   picture = np.asarray(disc)[None]
   again = shipped.decode(shipped.encode(picture))
   error = np.mean((again.astype(float) - picture) ** 2) / 255**2
-  assert -10 * np.log10(error) > 22  # WHITE measured; a wrong pixel scale or raster order gives < 12
+  assert -10 * np.log10(error) > 24  # measured 26.9 dB; a wrong pixel scale or raster order gives less than 12
   white = shipped.encode(np.full((1, 64, 64, 3), 255, np.uint8))
   assert shipped.decode(white).mean() > 250
   assert jax.tree.leaves(shipped._params)[0].dtype == np.float32
