@@ -40,23 +40,26 @@ def ours(shape, candidates: int, guidance: bool):
   layers, width, heads, text, image = shape
   vocabulary = Vocabulary(text, image, 512 if image > 1024 else 16, 0)
   config = TransformerConfig(vocabulary.total_size, layers, width, heads, max_positions=4096, dtype="float32")
-  params = jax.tree.map(lambda x: 0.02 * jax.random.normal(jax.random.key(0), x.shape), init_parameters(config, jax.random.key(0)))
+  key = jax.random.key(0)
+  params = jax.tree.map(lambda x: 0.02 * jax.random.normal(key, x.shape), init_parameters(config, key))
   engine = Engine(config, params)
   layout = Layout(image_tokens=1024, text_tokens=128, max_documents=1, numbering="sequence")
   words = np.arange(3, PROMPT + 1)
 
   def decode(tokens: int) -> None:
-    streams = (prompts.text_to_image(vocabulary, layout, words),) + ((prompts.unconditional(vocabulary, layout),) * guidance)
+    streams = [prompts.text_to_image(vocabulary, layout, words)]
+    streams += [prompts.unconditional(vocabulary, layout)] * guidance
     streams = tuple(shortened(p, tokens) for p in streams)
-    engine.generate([Request(streams, Sampling(guidance=3.0 if guidance else 1.0, temperature=1.0, top_p=1.0), 0, candidates)])
+    sampling = Sampling(guidance=3.0 if guidance else 1.0, temperature=1.0, top_p=1.0)
+    engine.generate([Request(streams, sampling, 0, candidates)])
 
   return decode
 
 
 def shortened(prompt, tokens: int):
   """The same prompt, of whose plan only the first tokens are generated."""
-  return dataclasses.replace(prompt, planned_positions=prompt.planned_positions[:tokens], allowed=prompt.allowed[:tokens],
-                             cells=prompt.cells[:tokens])
+  return dataclasses.replace(prompt, planned_positions=prompt.planned_positions[:tokens],
+                             allowed=prompt.allowed[:tokens], cells=prompt.cells[:tokens])
 
 
 def theirs(shape, candidates: int, threads: int, guidance: bool):
@@ -77,8 +80,9 @@ def theirs(shape, candidates: int, threads: int, guidance: bool):
   @torch.inference_mode()
   def decode(tokens: int) -> None:
     extra = {"guidance_scale": 3.0} if guidance else {}
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True,
-                   temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=candidates, use_cache=True, **extra)
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
+                   do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=candidates, use_cache=True,
+                   **extra)
 
   return decode
 
@@ -115,8 +119,8 @@ def main() -> None:
     threads, candidates = map(int, args.one.split(","))
     print(json.dumps(measure(args.shape, threads, candidates, args.tokens, args.rounds, args.guidance)))
     return
-  print(f"shape {args.shape}, float32, prompt of {PROMPT}, {args.tokens} tokens{', guidance' if args.guidance else ''}; "
-        f"load average {os.getloadavg()[0]:.1f}")
+  print(f"shape {args.shape}, float32, prompt of {PROMPT}, {args.tokens} tokens"
+        f"{', guidance' if args.guidance else ''}; load average {os.getloadavg()[0]:.1f}")
   print("| threads | candidates | transformers, tokens/s | cm3leon_jax, tokens/s | ratio |\n|---|---|---|---|---|")
   for threads in args.threads:
     for candidates in args.candidates:

@@ -152,7 +152,8 @@ class Model:
     return self._one("image_to_text", text=query, image=image, docs=docs, candidates=candidates, seed=seed,
                      settings=settings)
 
-  def vqa(self, image: Picture, question: str, *, docs=0, candidates: int = 1, seed: int = 0, **settings) -> list[Result]:
+  def vqa(self, image: Picture, question: str, *, docs=0, candidates: int = 1, seed: int = 0,
+          **settings) -> list[Result]:
     """Answers a question about a picture."""
     return self._one("vqa", text=question, image=image, docs=docs, candidates=candidates, seed=seed, settings=settings)
 
@@ -162,9 +163,11 @@ class Model:
     return self._one("infill", text=text, image=image, region=region, docs=docs, candidates=candidates, seed=seed,
                      settings=settings)
 
-  def edit(self, image: Picture, instruction: str, *, docs=0, candidates: int = 1, seed: int = 0, **settings) -> list[Result]:
+  def edit(self, image: Picture, instruction: str, *, docs=0, candidates: int = 1, seed: int = 0,
+           **settings) -> list[Result]:
     """Draws the picture after the instruction; `guidance` weighs the instruction, `image_guidance` the picture."""
-    return self._one("edit", text=instruction, image=image, docs=docs, candidates=candidates, seed=seed, settings=settings)
+    return self._one("edit", text=instruction, image=image, docs=docs, candidates=candidates, seed=seed,
+                     settings=settings)
 
   def _one(self, task, *, settings, **fields) -> list[Result]:
     sampling = dataclasses.replace(default_sampling(task, fields["candidates"]), **settings)
@@ -199,7 +202,8 @@ class Model:
       if region is None:
         raise InputError("infill needs a region: x0,y0,x1,y1 in pixels of the picture (--region)")
       cells = prompts.region_cells(layout, _in_square(region, picture, self.image.image_size), self.image.image_size)
-      streams = tuple(prompts.infill_image(v, layout, t, ids, cells, pairs) for t in ([words, None] if text else [None]))
+      texts = [words, None] if text else [None]
+      streams = tuple(prompts.infill_image(v, layout, t, ids, cells, pairs) for t in texts)
       source = ids
     elif task == "edit":
       query = self.text.encode(EDIT_QUERY)
@@ -266,7 +270,8 @@ class Retriever:
                          f"({self._store.manifest.get(name)}, the model's is {value}); make the documents again")
     folder = workdir / "embeddings" / "train"
     manifest.read(folder, "embeddings", expect={"encoder": made_by}, rebuild="cm3leon data embed")
-    self._vectors = {row["id"]: Encoder.document(row["text"], row["image"]) for row in records.Reader(folder, "embeddings")}
+    rows = records.Reader(folder, "embeddings")
+    self._vectors = {row["id"]: Encoder.document(row["text"], row["image"]) for row in rows}
 
   def search(self, query: str | np.ndarray, k: int) -> tuple[Document, ...]:
     """The k best legal documents for a text, or for a picture uint8[H, W, 3]; fewer where the index holds fewer."""
@@ -304,8 +309,9 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
   loaded = checkpoints.load_for_inference(checkpoint)
   find = functools.partial(_find, checkpoint=Path(checkpoint), meta=loaded[-1],
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])
-  return Model(loaded, find("text", "text_tokenizer", TextTokenizer.load),
-               find("image", "image_tokenizer", ImageTokenizer.load), lambda: find("clip", "encoder", Encoder.load), index)
+  text = find("text", "text_tokenizer", TextTokenizer.load)
+  image = find("image", "image_tokenizer", ImageTokenizer.load)
+  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index)
 
 
 def default_sampling(task: str, candidates: int) -> Sampling:
@@ -374,6 +380,6 @@ def _in_square(region: Sequence[int], picture: Image.Image, size: int) -> tuple[
   low = [max(0, int(np.floor((v - o) * size / side))) for v, o in ((x0, left), (y0, top))]
   high = [min(size, int(np.ceil((v - o) * size / side))) for v, o in ((x1, left), (y1, top))]
   if low[0] >= high[0] or low[1] >= high[1]:
-    raise InputError(f"region {x0},{y0},{x1},{y1} lies outside the middle square of the picture, which is all the model "
-                     f"sees: x {left}..{left + side}, y {top}..{top + side}")
+    raise InputError(f"region {x0},{y0},{x1},{y1} lies outside the middle square of the picture, which is all "
+                     f"the model sees: x {left}..{left + side}, y {top}..{top + side}")
   return (*low, *high)

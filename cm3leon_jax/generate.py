@@ -30,8 +30,8 @@ _GAP = 4
 _BATCH = 256  # prompts laid out at a time
 
 
-def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: str = "", image: str = "", region: str = "",
-             docs: int = 0, index: str = "", candidates: int = 1, guidance: float | None = None,
+def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: str = "", image: str = "",
+             region: str = "", docs: int = 0, index: str = "", candidates: int = 1, guidance: float | None = None,
              temperature: float | None = None, top_p: float | None = None, seed: int = 0) -> None:
   """Generates for one text, or for each line of a file, and writes the folder `out`.
 
@@ -61,10 +61,12 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
 
   from cm3leon_jax import api  # loads JAX: not before the flags are known to be right
 
-  settings = {k: v for k, v in (("guidance", guidance), ("temperature", temperature), ("top_p", top_p)) if v is not None}
-  sampling = dataclasses.replace(api.default_sampling(task, candidates), **settings)
+  asked = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
+  asked = {name: value for name, value in asked.items() if value is not None}
+  sampling = dataclasses.replace(api.default_sampling(task, candidates), **asked)
   model = api.load(checkpoint, index=index or None)
-  provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)), "model": _model_hash(checkpoint, model.meta)}
+  provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)),
+                "model": _model_hash(checkpoint, model.meta)}
 
   def laid_out(start: int) -> list[api.Job]:
     ask = api.CAPTION_QUERY if task == "image_to_text" else ""
@@ -89,7 +91,8 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
           print(results[0].text)
         bar.update()
   if pictures:
-    contact_sheet([(job, results) for _, job, results in sorted(rows, key=lambda row: row[0])]).save(folder / CONTACT_SHEET)
+    rows.sort(key=lambda row: row[0])
+    contact_sheet([row[1:] for row in rows]).save(folder / CONTACT_SHEET)
   manifest.write_file(folder, "generations", {**provenance, "task": task, "count": len(texts)})
   print(f"{folder}: {len(texts)} prompt{'s' * (len(texts) != 1)}, "
         + (f"{pictures} pictures" if pictures else f"{len(texts) * candidates} texts")
@@ -149,7 +152,8 @@ def _write(folder: Path, number: int, job, results, provenance: dict) -> dict:
            "candidates": request.candidates, "retrieved": [d.id for d in job.retrieved]}
   candidates = []
   for rank, result in enumerate(results):
-    entry = {"candidate": result.candidate, "score": result.score, "log_prob": result.log_prob, "text": result.text, "file": ""}
+    entry = {"candidate": result.candidate, "score": result.score, "log_prob": result.log_prob, "text": result.text,
+             "file": ""}
     if result.image is not None:
       entry["file"] = f"{stem}_{rank}.png"
       save_png(folder / entry["file"], result.image,

@@ -1,4 +1,4 @@
-"""From a checkpoint to pictures and texts, on a workdir of random weights: what is drawn, from what, and how it fails."""
+"""From a checkpoint to pictures and texts, with random weights: what is drawn, from what, and how it fails."""
 
 import json
 import shutil

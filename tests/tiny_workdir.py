@@ -1,4 +1,4 @@
-"""A whole workdir with random weights, made in seconds: every folder is real, nothing is trained but the text tokenizer."""
+"""A whole workdir with random weights, made in seconds: every folder is real, only the text tokenizer is trained."""
 
 import dataclasses
 from pathlib import Path
@@ -21,14 +21,14 @@ from cm3leon_jax.training import checkpoints
 from cm3leon_jax.vocabulary import Vocabulary
 
 LAYOUT = Layout(image_tokens=16, text_tokens=16, max_documents=3, numbering="document")
-IMAGES = VQGANConfig(image_size=32, channels=8, ch_mult=(1, 2), res_blocks=1, z_channels=8, embed_dim=8, codebook_size=32,
-                     patch=4, encoder_attention=False)
+IMAGES = VQGANConfig(image_size=32, channels=8, ch_mult=(1, 2), res_blocks=1, z_channels=8, embed_dim=8,
+                     codebook_size=32, patch=4, encoder_attention=False)
 CAPTIONS = ["red heart, twemoji", "blue heart, noto", "green apple, noto", "grinning cat, openmoji", "house, twemoji",
             "the sun, noto"]
 
 
 def normal(init, seed, scale):
-  """The parameters that `init()` would make, every one drawn anew: no part of a network is idle, and nothing compiles."""
+  """The parameters that `init()` would make, all drawn anew: no part of a network is idle, and nothing compiles."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: (scale * rng.normal(size=x.shape)).astype(np.float32), jax.eval_shape(init))
 
@@ -61,11 +61,13 @@ def make(root: Path) -> Path:
   with manifest.writing(root / "documents" / "train", "documents") as (folder, info):
     records.write_shard(folder / records.shard_name("documents", 0, 1), (
         {"id": n, "caption": c, "text": text.encode(c), "image": i} for n, c, i in zip(names, CAPTIONS, codes)))
-    info |= {"vocabulary": vocabulary.fingerprint(), "text_tokenizer": text.fingerprint, "image_tokenizer": image.fingerprint}
+    info |= {"vocabulary": vocabulary.fingerprint(), "text_tokenizer": text.fingerprint,
+             "image_tokenizer": image.fingerprint}
   by_text, by_image = encoder.encode_text(CAPTIONS), encoder.encode_images(drawn)
   with manifest.writing(root / "embeddings" / "train", "embeddings") as (folder, info):
     records.write_shard(folder / records.shard_name("embeddings", 0, 1), (
-        {"id": n, "text": t.astype(np.float16), "image": i.astype(np.float16)} for n, t, i in zip(names, by_text, by_image)))
+        {"id": n, "text": t.astype(np.float16), "image": i.astype(np.float16)}
+        for n, t, i in zip(names, by_text, by_image)))
     info |= {"encoder": encoder.fingerprint}
   Index.build(root / "index", encoder.document(by_text, by_image), names, encoder.fingerprint)
 

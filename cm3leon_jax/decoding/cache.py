@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from cm3leon_jax.models.attention import MASKED
-from cm3leon_jax.models.cache import KVCache
 from cm3leon_jax.models.config import TransformerConfig
 
 
@@ -34,23 +33,22 @@ class SharedCache:
   values: tuple[jax.Array, ...]
 
 
-def share(config: TransformerConfig, prefilled: KVCache, groups: jax.Array, rows_per_prompt: int, size: int) -> SharedCache:
+def share(config: TransformerConfig, prefilled, valid: jax.Array, groups: jax.Array, rows_per_prompt: int,
+          size: int) -> SharedCache:
   """A cache for `rows_per_prompt` continuations of up to `size` tokens of each prompt.
 
   Args:
     config: of the model.
-    prefilled: [layers, D, P, …], filled by `Transformer.extend`.
-    groups: int32[G]: the prompt's row in `prefilled`.
+    prefilled: per layer (keys, values) of D distinct prompts, [D, P, K, Dh].
+    valid: bool[D, P]; False where a prompt is padded.
+    groups: int32[G]: the row of each prompt among the distinct ones.
     rows_per_prompt: N.
     size: S.
   """
-  def by_layer(stack):  # [layers, D, P, K, Dh] → per layer [G, K, P, Dh]
-    return tuple(jnp.swapaxes(stack[i][groups], 1, 2) for i in range(config.num_layers))
-
-  bias = jnp.where(prefilled.valid[groups], 0.0, MASKED).astype(jnp.float32)[:, None, None, None]
-  own = jnp.zeros((len(groups) * rows_per_prompt, config.num_kv_heads, size, config.head_dim), prefilled.keys.dtype)
-  return SharedCache(by_layer(prefilled.keys), by_layer(prefilled.values), bias,
-                     (own,) * config.num_layers, (own,) * config.num_layers)
+  keys, values = (tuple(jnp.swapaxes(part[groups], 1, 2) for part in parts) for parts in zip(*prefilled))
+  bias = jnp.where(valid[groups], 0.0, MASKED).astype(jnp.float32)[:, None, None, None]
+  own = jnp.zeros((len(groups) * rows_per_prompt, config.num_kv_heads, size, config.head_dim), keys[0].dtype)
+  return SharedCache(keys, values, bias, (own,) * config.num_layers, (own,) * config.num_layers)
 
 
 def attend(q, k, v, layer: int, cache: SharedCache, place) -> tuple[jax.Array, SharedCache]:
@@ -68,8 +66,8 @@ def attend(q, k, v, layer: int, cache: SharedCache, place) -> tuple[jax.Array, S
   """
   prompt_k, prompt_v = cache.prompt_keys[layer], cache.prompt_values[layer]
   (groups, kv_heads), rows, width = prompt_k.shape[:2], len(q), q.shape[-1]
-  own_k = jax.lax.dynamic_update_slice(cache.keys[layer], jnp.swapaxes(k, 1, 2).astype(prompt_k.dtype), (0, 0, place, 0))
-  own_v = jax.lax.dynamic_update_slice(cache.values[layer], jnp.swapaxes(v, 1, 2).astype(prompt_v.dtype), (0, 0, place, 0))
+  own_k = jax.lax.dynamic_update_slice(cache.keys[layer], jnp.swapaxes(k, 1, 2), (0, 0, place, 0))
+  own_v = jax.lax.dynamic_update_slice(cache.values[layer], jnp.swapaxes(v, 1, 2), (0, 0, place, 0))
 
   q = (q * width**-0.5).reshape(groups, rows // groups, kv_heads, -1, width)
   q_own = q.reshape(rows, kv_heads, -1, width)

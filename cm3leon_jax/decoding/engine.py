@@ -68,7 +68,7 @@ class Engine:
   def __init__(self, config: TransformerConfig, params: dict, cache_bytes: int = 2**30):
     """`cache_bytes` bounds the key/value cache of one batch, and so the memory of decoding."""
     self.config = config
-    self.params = params
+    self._params = program.unstacked(config, params)
     self.cache_bytes = cache_bytes
 
   def generate(self, requests: Sequence[Request]) -> list[Output]:
@@ -100,7 +100,7 @@ class Engine:
 
   def _run_batch(self, requests: list[Request], places: int, steps: int) -> list[Output]:
     static, batch = _assemble(requests, places, steps)
-    decoded = program.decode(self.config, static, self.params, batch)
+    decoded = program.decode(self.config, static, self._params, batch)
     tokens, log_probs, broken = (np.asarray(x) for x in decoded)
     for name, step in zip(_STREAM_NAMES[len(broken)], broken):
       if step < steps:
@@ -119,8 +119,8 @@ def _choices(prompt: Prompt) -> np.ndarray:
 def _check_fits(config: TransformerConfig, prompt: Prompt) -> None:
   needed = int(max(prompt.positions.max(), prompt.planned_positions.max())) + 1
   if needed > config.max_positions:
-    raise InputError(f"a prompt of {len(prompt.tokens):,} tokens and {prompt.steps:,} to generate need {needed:,} positions, "
-                     f"the model has {config.max_positions:,}: use fewer retrieved documents or a shorter text")
+    raise InputError(f"a prompt of {len(prompt.tokens):,} tokens and {prompt.steps:,} to generate need {needed:,} "
+                     f"positions, the model has {config.max_positions:,}: use fewer documents or a shorter text")
 
 
 def _round_up(n: int) -> int:

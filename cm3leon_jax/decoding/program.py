@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cm3leon_jax.decoding import cache as shared
 from cm3leon_jax.decoding import rules
-from cm3leon_jax.models.cache import init_cache
+from cm3leon_jax.models import attention
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.transformer import Transformer, block
 from cm3leon_jax.vocabulary import PAD_ID
@@ -79,11 +79,45 @@ class Decoded(NamedTuple):
   broken: jax.Array
 
 
+def unstacked(config: TransformerConfig, params: dict) -> dict:
+  """`params` with `layers` as a tuple of one dict a layer.
+
+  A slice of a stack inside the token loop would copy the layer at every step; at one row that costs as much as
+  the step itself.
+  """
+  layers = tuple({name: stack[i] for name, stack in params["layers"].items()} for i in range(config.num_layers))
+  return params | {"layers": layers}
+
+
+def _variables(params: dict) -> dict:
+  """For `embed`, `final_norm` and `logits`: they read no layer, but Flax wants the stacked entries to be there."""
+  first = params["layers"][0]
+  unused = {name: jnp.zeros((len(params["layers"]), *w.shape), w.dtype) for name, w in first.items()}
+  return {"params": params | {"layers": unused}}
+
+
+def _prefill(config: TransformerConfig, params: dict, variables: dict, batch: Batch):
+  """Keys and values of the prompts, a list of (k, v) [D, P, K, Dh] a layer: `Transformer.extend` into an empty cache,
+  without the stack that `extend` keeps."""
+  causal = jnp.tril(jnp.ones((batch.tokens.shape[1],) * 2, bool))
+  bias = attention.bias_from_mask(batch.valid[:, None, None, :] & causal)
+  x = Transformer(config).apply(variables, batch.tokens, batch.positions, method="embed")
+  filled = []
+
+  def attend(q, k, v):
+    filled.append((k, v))
+    return attention.attend_reference(q, k, v, bias)
+
+  for w in params["layers"]:
+    x = block(config, w, x, batch.positions, attend)
+  return filled
+
+
 @functools.partial(jax.jit, static_argnames=("config", "static"))
 def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch) -> Decoded:
-  """Prefills and decodes one batch; see `Batch` and `Decoded`."""
+  """Prefills and decodes one batch of `params` made by `unstacked`; see `Batch` and `Decoded`."""
   model = Transformer(config)
-  variables = {"params": params}
+  variables = _variables(params)
   streams, requests, total = batch.read_positions.shape
   per_candidate = functools.partial(jnp.repeat, repeats=static.candidates, axis=0)
   allowed, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.steps, batch.stop))
@@ -93,16 +127,13 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
   candidate_keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       jnp.arange(static.candidates)))(batch.seeds).reshape(-1)
 
-  prompts, size = batch.tokens.shape
-  _, filled = model.apply(variables, batch.tokens, batch.positions, batch.valid,
-                          init_cache(config, prompts, size), method="extend")
-  caches = shared.share(config, filled, batch.prompt_of.reshape(-1), static.candidates, total)
-  layers = [{name: stack[i] for name, stack in params["layers"].items()} for i in range(config.num_layers)]
+  caches = shared.share(config, _prefill(config, params, variables, batch), batch.valid, batch.prompt_of.reshape(-1),
+                        static.candidates, total)
 
   def extend(tokens, positions, caches, place):
     """One token a row: [B] → hidden [B, width]."""
     x = model.apply(variables, tokens[:, None], positions[:, None], method="embed")
-    for i, w in enumerate(layers):
+    for i, w in enumerate(params["layers"]):
       def attend(q, k, v, i=i):
         nonlocal caches
         out, caches = shared.attend(q, k, v, i, caches, place)
@@ -132,7 +163,8 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
   loop = (jnp.int32(0), jnp.repeat(batch.last, static.candidates, axis=1).reshape(-1),
           jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
           jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32), caches)
-  _, _, tokens, log_probs, _, broken, _ = jax.lax.while_loop(lambda loop: (loop[0] < total) & ~loop[4].all(), step, loop)
+  loop = jax.lax.while_loop(lambda loop: (loop[0] < total) & ~loop[4].all(), step, loop)
+  _, _, tokens, log_probs, _, broken, _ = loop
   return Decoded(tokens, log_probs, broken)
 
 

@@ -124,7 +124,8 @@ def infill_image(vocabulary: Vocabulary, layout: Layout, text, image, cells, doc
     raise InputError("the region covers no cell of the image: make it larger")
   known = np.where(cells, HOLE, np.asarray(image, np.int32))
   masked = np.where(_joined(cells, max_spans), HOLE, known)
-  return _compose(vocabulary, layout, [*docs, Pair([HOLE] if text is None else text, masked)], fill="image", known=known)
+  pair = Pair([HOLE] if text is None else text, masked)
+  return _compose(vocabulary, layout, [*docs, pair], fill="image", known=known)
 
 
 def edit(vocabulary: Vocabulary, layout: Layout, query, image, instruction, docs: Sequence[Pair] = ()) -> Prompt:
@@ -146,8 +147,8 @@ def region_cells(layout: Layout, region: Sequence[int], image_size: int) -> np.n
     raise InputError(f"region {list(region)}: write it as x0,y0,x1,y1 in pixels")
   x0, y0, x1, y1 = (int(v) for v in region)
   if not (0 <= x0 < x1 <= image_size and 0 <= y0 < y1 <= image_size):
-    raise InputError(f"region {x0},{y0},{x1},{y1} is empty or lies outside the image of {image_size} x {image_size} pixels: "
-                     f"use 0 <= x0 < x1 <= {image_size}, and the same for y")
+    raise InputError(f"region {x0},{y0},{x1},{y1} is empty or lies outside the image of {image_size} x {image_size} "
+                     f"pixels: use 0 <= x0 < x1 <= {image_size}, and the same for y")
   side = image_size / layout.grid
   start = np.arange(layout.grid) * side
   columns, rows = (start < x1) & (start + side > x0), (start < y1) & (start + side > y0)
@@ -183,7 +184,8 @@ def picture(vocabulary: Vocabulary, prompt: Prompt) -> str:
         words.append([label, position, position])
     return " ".join(f"{w}@{a}" if a == b else f"{w}×{b - a + 1}@{a}..{b}" for w, a, b in words)
 
-  prefix = [(kind(t) or vocabulary.name(t), int(p), kind(t) is not None) for t, p in zip(prompt.tokens, prompt.positions)]
+  prefix = [(kind(t) or vocabulary.name(t), int(p), kind(t) is not None)
+            for t, p in zip(prompt.tokens, prompt.positions)]
   plan = []
   for given, ranges, position in zip(prompt.given, prompt.allowed, prompt.planned_positions):
     stops = "|" + vocabulary.name(ranges[1, 0]) if ranges[1, 1] else ""
@@ -213,7 +215,8 @@ def _compose(vocabulary: Vocabulary, layout: Layout, pairs: Sequence[Pair], fill
   def sentinel():
     nonlocal sentinels
     if sentinels == vocabulary.num_sentinels:
-      raise InputError(f"more than {sentinels} masked spans: the vocabulary has {sentinels} sentinels; use a smaller region")
+      raise InputError(f"more than {sentinels} masked spans: the vocabulary has {sentinels} sentinels; "
+                       "use a smaller region")
     sentinels += 1
     return vocabulary.sentinel(sentinels - 1)
 
@@ -297,7 +300,8 @@ class _Plan:
 def _first_slot(layout: Layout, pairs) -> int:
   if len(pairs) > layout.max_documents:
     raise InputError(f"{len(pairs)} pairs of text and image (K={len(pairs) - 1} before the last) exceed the "
-                     f"{layout.max_documents} that the model was trained with: use at most {layout.max_documents - 1} before it")
+                     f"{layout.max_documents} that the model was trained with: "
+                     f"use at most {layout.max_documents - 1} before it")
   return layout.slot(0, len(pairs))
 
 

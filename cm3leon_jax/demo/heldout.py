@@ -55,6 +55,11 @@ class HeldOut:
     found = self._neighbours[id_]
     return [(self._train[i], float(s)) for i, s in zip(found["by_text_ids"][:k], found["by_text_scores"][:k])]
 
+  def caption_of_nearest(self, id_: str) -> str:
+    """The caption of the training document that the drawing itself retrieves: copying's answer to "describe it"."""
+    found = self._neighbours[id_]["by_image_ids"]
+    return self._train[found[0]]["caption"] if found else ""
+
   def nearest(self, ids: Sequence[str], vocabulary) -> np.ndarray:
     """The best training document of each, as a picture: what copying alone would draw."""
     return yardsticks.nearest([self._neighbours[i] for i in ids], self._train, self.image, vocabulary)

@@ -53,7 +53,7 @@ def evaluate(workdir: Path, pipelines: Pipelines, quick: bool) -> None:
   ceiling = yardsticks.reconstructions(documents, held_out.image, artist.vocabulary)
   rows.append(_row("tokenizer", None, reference.evaluate(ceiling).intervals))
   copies = reference.evaluate(held_out.nearest(ids, artist.vocabulary)).intervals
-  neighbour_captions = [docs[0]["caption"] if docs else "" for docs in retrieved[most]]
+  neighbour_captions = [held_out.caption_of_nearest(i) for i in ids]
   rows.append(MetricRow("nearest", None, {**_row("", None, copies).metrics, **_cider(neighbour_captions, prompts)}))
   rows.append(_row("real", None, {"copying_share": _copied(truth, codes_of(retrieved[most]), blank)}))
 

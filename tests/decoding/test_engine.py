@@ -84,7 +84,8 @@ def test_decoding_equals_full_forward_passes(task):
 
 
 @pytest.mark.parametrize("changes", [
-    {"position": "rope", "position_period": 0, "norm": "rmsnorm", "activation": "swiglu", "qk_norm": True, "norm_order": "swin"},
+    {"position": "rope", "position_period": 0, "norm": "rmsnorm", "activation": "swiglu", "qk_norm": True,
+     "norm_order": "swin"},
     {"position_period": 0, "num_kv_heads": 4, "norm": "layernorm", "activation": "gelu", "tie_embeddings": False},
 ], ids=["chameleon", "opt"])
 def test_decoding_equals_full_forward_passes_for_other_architectures(changes):
@@ -114,7 +115,8 @@ def test_guidance_and_two_way_guidance_equal_full_forward_passes():
   streams = (prompts.edit(V, LAYOUT, text(5), image(5), text(6)),
              prompts.edit_without_instruction(V, LAYOUT, text(5), image(5)), prompts.unconditional(V, LAYOUT))
   expected, _ = decode_by_forward(CONFIG, PARAMS, streams, lambda f, i, u: u + 1.5 * (i - u) + 3.0 * (f - i))
-  np.testing.assert_array_equal(one(Request(streams, dataclasses.replace(greedy, image_guidance=1.5))).tokens[0], expected)
+  two_way = Request(streams, dataclasses.replace(greedy, image_guidance=1.5))
+  np.testing.assert_array_equal(one(two_way).tokens[0], expected)
 
 
 def test_guidance_of_one_is_conditional_sampling():
@@ -134,7 +136,8 @@ def test_a_request_draws_the_same_whatever_the_batch():
 
 
 def test_settings_are_per_request_in_one_batch():
-  mixed = [Sampling(temperature=0.0, top_p=1.0), Sampling(top_k=3), Sampling(contrast=0.5, guidance=1.5), Sampling(top_p=0.5)]
+  mixed = [Sampling(temperature=0.0, top_p=1.0), Sampling(top_k=3), Sampling(contrast=0.5, guidance=1.5),
+           Sampling(top_p=0.5)]
   requests = [Request(pictures(1), s, seed=9, candidates=4) for s in mixed]
   together = ENGINE.generate(requests)
   for i in (1, 2):
@@ -164,9 +167,10 @@ def test_first_token_follows_the_models_distribution():
 
 def grammar(prompt) -> str:
   """What a decode must look like, as a regular expression over one letter a token."""
-  spans = re.sub(r"i+", lambda m: "i{%d}" % len(m.group()), letters(np.where(prompt.given >= 0, prompt.given, V.image_start)))
-  text_limit = int((prompt.given < 0).sum())
-  return "t{1,%d}(x0*|x$)" % text_limit if prompt.stop >= 0 else spans
+  if prompt.stop >= 0:
+    return f"t{{1,{(prompt.given < 0).sum()}}}x0*"
+  plan = letters(np.where(prompt.given >= 0, prompt.given, V.image_start))
+  return re.sub(r"i+", lambda m: f"i{{{len(m.group())}}}", plan)
 
 
 def letters(tokens) -> str:

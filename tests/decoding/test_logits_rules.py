@@ -155,7 +155,8 @@ def test_a_rows_draw_depends_on_its_own_key_alone():
 
 def test_description_is_the_order():
   assert rules.ORDER == ("guidance or contrast", "grammar", "temperature", "top_k", "top_p", "sample")
-  assert Sampling(top_k=50).describe(2) == ["guidance 3", "grammar", "temperature 0.9", "top_k 50", "top_p 0.9", "sample"]
+  expected = ["guidance 3", "grammar", "temperature 0.9", "top_k 50", "top_p 0.9", "sample"]
+  assert Sampling(top_k=50).describe(2) == expected
   assert Sampling(guidance=7.5).describe(3)[0] == "two-way guidance (text 7.5, image 1.5)"
   assert Sampling(temperature=0.0).describe(1) == ["grammar", "most likely token"]
   assert "CD-K (k=8, alpha=0.5) for the last 50% of the candidates" in Sampling(contrast=0.5).describe(2)[0]
