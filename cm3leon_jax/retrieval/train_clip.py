@@ -76,7 +76,7 @@ def drawings(pairs: Iterable[Mapping[str, Any]]) -> Drawings:
 
 
 def train_clip(train: Drawings, folder: str | os.PathLike, text_folder: str | os.PathLike, *,
-               config: CLIPConfig = DEMO, steps: int = 300, batch_size: int = 256, learning_rate: float = 1e-3,
+               config: CLIPConfig = DEMO, steps: int = 600, batch_size: int = 128, learning_rate: float = 2e-3,
                weight_decay: float = 0.1, seed: int = 0, heldout: Mapping[str, Drawings] | None = None,
                on_log: Callable[[int, dict[str, float]], None] | None = None) -> Encoder:
   """Trains, measures on `heldout`, writes `folder`, returns the encoder.
