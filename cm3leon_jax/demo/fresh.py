@@ -7,11 +7,12 @@ import numpy as np
 
 from cm3leon_jax import manifest
 from cm3leon_jax.datasets import reader
+from cm3leon_jax.evaluation import report_data
 from cm3leon_jax.pipelines.build import HELD_OUT, TRAIN, Pipelines
 from cm3leon_jax.retrieval import train_clip
 from cm3leon_jax.tokenizers import train_image, train_text
 
-CLIP_STEPS = 300
+CLIP_STEPS = 600
 QUICK = 60  # steps of each under --quick
 
 
@@ -29,18 +30,14 @@ def train_assets(workdir: Path, pipelines: Pipelines, quick: bool) -> None:
     kept = train_image.thin_variants([p["skin_tone"] for p in pairs[TRAIN]])
     drawings = np.stack([p["image"] for p in pairs[TRAIN]])[kept]
     train_image.train_image_tokenizer(drawings, np.stack([p["image"] for p in pairs[HELD_OUT[0]]]), image,
-                                      train_image.DEMO, recipe)
+                                      train_image.DEMO, recipe, on_log=lambda step, means: report_data.append_log(
+                                          workdir, "image_tokenizer", step, means))
   if not manifest.exists(clip):
     _say("CLIP")
-    drawings = {split: _drawings(rows) for split, rows in pairs.items()}
-    train_clip.train_clip(drawings.pop(TRAIN), clip, text, steps=QUICK if quick else CLIP_STEPS, heldout=drawings)
+    drawings = {split: train_clip.drawings(rows) for split, rows in pairs.items()}
+    train_clip.train_clip(drawings.pop(TRAIN), clip, text, steps=QUICK if quick else CLIP_STEPS, heldout=drawings,
+                          on_log=lambda step, means: report_data.append_log(workdir, "clip", step, means))
 
 
 def _say(text: str) -> None:
   print(f"  training the {text}", file=sys.stderr, flush=True)
-
-
-def _drawings(pairs: list[dict]) -> train_clip.Drawings:
-  column = lambda name: [p[name] for p in pairs]
-  return train_clip.Drawings(np.stack(column("image")), column("caption"), column("name"), column("style"), column("thing"),
-                             np.array([bool(tone) for tone in column("skin_tone")]))

@@ -99,6 +99,8 @@ class Pipelines:
         num_shards=num_shards, beam_options=beam_options))
 
   def index(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
+    import numpy as np
+
     from cm3leon_jax.pipelines import embed
     from cm3leon_jax.retrieval.encoder import Encoder
     from cm3leon_jax.retrieval.index import Index
@@ -107,7 +109,8 @@ class Pipelines:
       return
     encoder = Encoder.load(self.folder(self.encoder, workdir))
     ids, text, image = embed.load(workdir / "embeddings" / TRAIN, encoder.fingerprint)
-    Index.build(workdir / "index", encoder.document(text, image), ids, encoder.fingerprint)
+    queries = np.concatenate([text, image])  # what it will be asked: one part of a document alone
+    Index.build(workdir / "index", encoder.document(text, image), ids, encoder.fingerprint, queries=queries)
 
   def neighbours(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import neighbours
