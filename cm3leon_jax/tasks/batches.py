@@ -4,13 +4,10 @@ from typing import Mapping
 
 import numpy as np
 
-from cm3leon_jax.vocabulary import Vocabulary
-
 FEATURES = ("inputs", "targets", "loss_weights", "segment_ids", "positions")
 
 
-def to_batch(
-    windows: Mapping[str, np.ndarray], vocabulary: Vocabulary, text_loss_weight: float = 1.0) -> dict[str, np.ndarray]:
+def to_batch(windows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Windows [B, length + 1] → batch [B, length].
 
   A target weighs nothing where it is padding, or belongs to another segment than its input: a sample's
@@ -18,15 +15,11 @@ def to_batch(
 
   Args:
     windows: `tokens`, `segment_ids`, `positions` int32, `loss_weights` float32.
-    vocabulary: the id space.
-    text_loss_weight: factor on the weight of text targets (image targets outnumber them; 1 is the paper's).
   """
   tokens, segment_ids = windows["tokens"], windows["segment_ids"]
   targets = tokens[:, 1:]
   same = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
   weights = np.where(same, windows["loss_weights"][:, 1:], 0.0)
-  if text_loss_weight != 1.0:
-    weights = np.where(vocabulary.is_text(targets), weights * text_loss_weight, weights)
   return {
       "inputs": np.ascontiguousarray(tokens[:, :-1], np.int32),
       "targets": np.ascontiguousarray(targets, np.int32),

@@ -125,7 +125,7 @@ class WindowSource:
   def __init__(
       self, folder: str | os.PathLike, *, batch_size: int, seed: int = 0,
       objective: objective_lib.CM3Objective = objective_lib.CM3Objective(), vocabulary: Vocabulary | None = None,
-      text_loss_weight: float = 1.0, host_index: int = 0, host_count: int = 1):
+      host_index: int = 0, host_count: int = 1):
     """Opens the folder.
 
     Args:
@@ -134,7 +134,6 @@ class WindowSource:
       seed: of the order of windows and of the masks.
       objective: how to mask; `CM3Objective(mode="none")` for plain prediction.
       vocabulary: what the caller uses, to compare with the windows'.
-      text_loss_weight: factor on the weight of text targets.
       host_index, host_count: this host gets rows host_index·b … (host_index+1)·b - 1, b = batch_size / host_count.
 
     Raises:
@@ -155,7 +154,7 @@ class WindowSource:
                        f"{objective.max_spans}: lower that, or make the windows again")
     if batch_size % host_count or not 0 <= host_index < host_count:
       raise InputError(f"batch_size={batch_size} does not divide over {host_count} hosts (this is host {host_index})")
-    self._objective, self._seed, self._text_loss_weight = objective, seed, text_loss_weight
+    self._objective, self._seed = objective, seed
     self._batch_size, self._rows = batch_size, batch_size // host_count
     self._first_row = host_index * self._rows
     self._reader = records.Reader(Path(folder), STEM)
@@ -211,7 +210,7 @@ class WindowSource:
       windows = {name: masked[name].numpy() for name in FEATURES}
     padding = self.length + 1 - windows["tokens"].shape[1]
     windows = {name: np.pad(windows[name], ((0, 0), (0, padding))) for name in FEATURES}
-    return batches.to_batch(windows, self.vocabulary, self._text_loss_weight)
+    return batches.to_batch(windows)
 
   def _mask_windows(self, windows, seed, epochs, indices):
     draws = objective_lib.draw(self._objective, self._width, seed, epochs, indices)

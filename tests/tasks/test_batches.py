@@ -12,11 +12,11 @@ def test_shift_and_weights():
       "positions": np.array([[0, 1, 2, 0, 1, 3, 0]], np.int32),
       "loss_weights": np.array([[1, 1, 2, 1, 1, 1, 1]], np.float32),
   }
-  batch = batches.to_batch(windows, VOCABULARY, text_loss_weight=0.5)
+  batch = batches.to_batch(windows)
   assert tuple(batch) == batches.FEATURES
   np.testing.assert_array_equal(batch["inputs"], [[1, 5, image, 1, 6, image]])
   np.testing.assert_array_equal(batch["targets"], [[5, image, 1, 6, image, 0]])
-  # Not across samples (third, fifth), not padding (sixth); text at half weight.
-  np.testing.assert_array_equal(batch["loss_weights"], [[0.5, 2, 0, 0.5, 0, 0]])
+  # Not across samples (third, fifth), not padding (sixth).
+  np.testing.assert_array_equal(batch["loss_weights"], [[1, 2, 0, 1, 0, 0]])
   np.testing.assert_array_equal(batch["segment_ids"], [[1, 1, 1, 2, 2, 1]])
   np.testing.assert_array_equal(batch["positions"], [[0, 1, 2, 0, 1, 3]])
