@@ -37,8 +37,8 @@ from cm3leon_jax.training import checkpoints
 
 TASKS = ("text_to_image", "image_to_text", "vqa", "infill", "edit")
 DEFAULTS = {
-    "text_to_image": Sampling(),
-    "infill": Sampling(),
+    "text_to_image": Sampling(temperature=0.8),
+    "infill": Sampling(temperature=0.8),
     "edit": Sampling(guidance=2.0, image_guidance=1.2, temperature=0.8),
     "image_to_text": Sampling(guidance=1.0, temperature=0.0, top_p=1.0),
     "vqa": Sampling(guidance=1.0, temperature=0.0, top_p=1.0),
@@ -197,7 +197,7 @@ class Model:
     pairs = [document.pair for document in found]
     words, source = self.text.encode(text), None
     if task == "text_to_image":
-      streams = (prompts.text_to_image(v, layout, words, pairs), prompts.unconditional(v, layout, pairs))
+      streams = (prompts.text_to_image(v, layout, words, pairs), prompts.unconditional(v, layout))
     elif task == "infill":
       if region is None:
         raise InputError("infill needs a region: x0,y0,x1,y1 in pixels of the picture (--region)")
@@ -272,6 +272,10 @@ class Retriever:
     manifest.read(folder, "embeddings", expect={"encoder": made_by}, rebuild="cm3leon data embed")
     rows = records.Reader(folder, "embeddings")
     self._vectors = {row["id"]: Encoder.document(row["text"], row["image"]) for row in rows}
+    # What training found its neighbours by; without that folder, the paper's rules.
+    neighbours = workdir / "neighbours" / "train"
+    known = manifest.read(neighbours, "neighbours")["rules"] if manifest.exists(neighbours) else {}
+    self._rules = selection.Rules(**known)
 
   def search(self, query: str | np.ndarray, k: int) -> tuple[Document, ...]:
     """The k best legal documents for a text, or for a picture uint8[H, W, 3]; fewer where the index holds fewer."""
@@ -279,7 +283,7 @@ class Retriever:
     vector = encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_images(query[None])
     ids, scores = self._index.search(vector, max(_FOUND, k))
     candidates = [selection.Candidate(id_, float(s), self._vectors[id_]) for id_, s in zip(ids[0], scores[0])]
-    chosen, _ = selection.select("", candidates, (), selection.Rules(per_query=k))
+    chosen, _ = selection.select("", candidates, (), dataclasses.replace(self._rules, per_query=k))
     return self.get([c.id for c in chosen], [c.score for c in chosen])
 
   def get(self, ids: Sequence[str], scores: Sequence[float | None]) -> tuple[Document, ...]:

@@ -87,7 +87,7 @@ class Artist:
       docs = [Pair(d["text"], d["image"]) for d, _ in held_out.retrieved(id_, k)]
       text = held_out.document(id_)["text"][:self.layout.text_tokens]
       requests.append(Request((prompts.text_to_image(self.vocabulary, self.layout, text, docs),
-                               prompts.unconditional(self.vocabulary, self.layout, docs)), sampling, seed + number, candidates))
+                               prompts.unconditional(self.vocabulary, self.layout)), sampling, seed + number, candidates))
     return self._images(requests)
 
   def fill(self, held_out: HeldOut, ids: Sequence[str], cells: np.ndarray, k: int, candidates: int, sampling: Sampling,

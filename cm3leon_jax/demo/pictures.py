@@ -7,9 +7,8 @@ from typing import Sequence
 
 import numpy as np
 
-from cm3leon_jax import assets, manifest
+from cm3leon_jax import api, assets, manifest
 from cm3leon_jax.datasets.showcase import showcase_ids
-from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.demo.heldout import SPLIT, Artist, HeldOut
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation.report_data import writing_generations
@@ -17,9 +16,7 @@ from cm3leon_jax.pipelines.build import Pipelines
 from cm3leon_jax.tasks import seqio_adapter, sft, templates
 
 SHIPPED = "tokenizers/demo_model"  # a longer-trained checkpoint of the same recipe, where one ships
-SAMPLING = Sampling(guidance=3.0, temperature=0.9, top_p=0.9)
-EDITING = Sampling(guidance=2.0, image_guidance=1.2, temperature=0.8, top_p=0.9)
-GREEDY = Sampling(guidance=1.0, temperature=0.0, top_p=1.0)
+SAMPLING, EDITING, GREEDY = (api.DEFAULTS[task] for task in ("text_to_image", "edit", "image_to_text"))
 COUNT = {"infill": 8, "edit": 12, "caption": 24}
 CANDIDATES = 8
 INFILL_CANDIDATES = 4
