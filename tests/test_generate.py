@@ -38,7 +38,7 @@ def test_pictures_of_several_prompts(workdir, tmp_path):
         assert picture.size == (32, 32)
       assert (about["prompt"], about["seed"], about["rank"]) == (line["prompt"], line["seed"], rank)
       assert about["retrieved"] == [d["id"] for d in line["retrieved"]] and about["model"] == line["model"]
-      assert about["rules"] == ["guidance 3", "grammar", "temperature 0.9", "top_p 0.9", "sample"]
+      assert about["rules"] == ["guidance 3", "grammar", "temperature 0.8", "top_p 0.9", "sample"]
     assert all((tmp_path / "out" / d["file"]).is_file() for d in line["retrieved"])
   with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
     assert np.asarray(sheet).std() > 10
