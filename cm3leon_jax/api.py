@@ -20,7 +20,7 @@ from typing import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from cm3leon_jax import assets, manifest, records
+from cm3leon_jax import assets, manifest
 from cm3leon_jax.decoding import prompts, rerank
 from cm3leon_jax.decoding.engine import Engine, Request
 from cm3leon_jax.decoding.prompts import Pair
@@ -253,7 +253,7 @@ class Model:
 
 
 class Retriever:
-  """An index folder with the documents and embeddings beside it (D/index, D/documents/train, D/embeddings/train)."""
+  """An index folder with the documents beside it (D/index, D/documents/train)."""
 
   def __init__(self, index: str | os.PathLike, model: Model):
     self._model = model
@@ -268,22 +268,14 @@ class Retriever:
       if self._store.manifest.get(name) != value:
         raise InputError(f"{workdir}/documents/train: made with another {name.replace('_', ' ')} "
                          f"({self._store.manifest.get(name)}, the model's is {value}); make the documents again")
-    folder = workdir / "embeddings" / "train"
-    manifest.read(folder, "embeddings", expect={"encoder": made_by}, rebuild="cm3leon data embed")
-    rows = records.Reader(folder, "embeddings")
-    self._vectors = {row["id"]: Encoder.document(row["text"], row["image"]) for row in rows}
-    # What training found its neighbours by; without that folder, the paper's rules.
-    neighbours = workdir / "neighbours" / "train"
-    known = manifest.read(neighbours, "neighbours")["rules"] if manifest.exists(neighbours) else {}
-    self._rules = selection.Rules(**known)
+    self._rules = selection.Rules(**self._index.manifest["rules"])
 
   def search(self, query: str | np.ndarray, k: int) -> tuple[Document, ...]:
     """The k best legal documents for a text, or for a picture uint8[H, W, 3]; fewer where the index holds fewer."""
     encoder = self._model.encoder
     vector = encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_images(query[None])
-    ids, scores = self._index.search(vector, max(_FOUND, k))
-    candidates = [selection.Candidate(id_, float(s), self._vectors[id_]) for id_, s in zip(ids[0], scores[0])]
-    chosen, _ = selection.select("", candidates, (), dataclasses.replace(self._rules, per_query=k))
+    candidates = self._index.candidates(vector, max(_FOUND, k))
+    chosen, _ = selection.select("", candidates[0], (), dataclasses.replace(self._rules, per_query=k))
     return self.get([c.id for c in chosen], [c.score for c in chosen])
 
   def get(self, ids: Sequence[str], scores: Sequence[float | None]) -> tuple[Document, ...]:

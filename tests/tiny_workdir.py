@@ -44,7 +44,7 @@ def pictures(count, seed=0):
 
 
 def make(root: Path) -> Path:
-  """Writes root/{tokenizers/image,clip,documents/train,embeddings/train,index,model}; returns root."""
+  """Writes root/{tokenizers/image,clip,documents/train,index,model}; returns root."""
   text_folder = assets.path("tokenizers/demo_text")
   text = TextTokenizer.load(text_folder)
   params = normal(lambda: VQGAN(IMAGES).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"], 1, 0.3)
@@ -64,11 +64,6 @@ def make(root: Path) -> Path:
     info |= {"vocabulary": vocabulary.fingerprint(), "text_tokenizer": text.fingerprint,
              "image_tokenizer": image.fingerprint}
   by_text, by_image = encoder.encode_text(CAPTIONS), encoder.encode_images(drawn)
-  with manifest.writing(root / "embeddings" / "train", "embeddings") as (folder, info):
-    records.write_shard(folder / records.shard_name("embeddings", 0, 1), (
-        {"id": n, "text": t.astype(np.float16), "image": i.astype(np.float16)}
-        for n, t, i in zip(names, by_text, by_image)))
-    info |= {"encoder": encoder.fingerprint}
   Index.build(root / "index", encoder.document(by_text, by_image), names, encoder.fingerprint)
 
   config = TransformerConfig(vocab_size=vocabulary.total_size, num_layers=2, model_dim=32, num_heads=4, dtype="float32",

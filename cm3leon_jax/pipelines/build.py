@@ -110,7 +110,8 @@ class Pipelines:
     encoder = Encoder.load(self.folder(self.encoder, workdir))
     ids, text, image = embed.load(workdir / "embeddings" / TRAIN, encoder.fingerprint)
     queries = np.concatenate([text, image])  # what it will be asked: one part of a document alone
-    Index.build(workdir / "index", encoder.document(text, image), ids, encoder.fingerprint, queries=queries)
+    Index.build(workdir / "index", encoder.document(text, image), ids, encoder.fingerprint,
+                rules=dataclasses.asdict(self.rules), queries=queries)
 
   def neighbours(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import neighbours

@@ -7,18 +7,20 @@ recall against the exact answer is measured when it is built and stands in the m
 import os
 from pathlib import Path
 import sys
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
 from cm3leon_jax import manifest as manifests
 from cm3leon_jax.errors import InputError
+from cm3leon_jax.retrieval.selection import Candidate
 
 KIND = "index"
 BRUTE_FORCE_BELOW = 20_000
 RECALL_TARGET = 0.95
 _IDS_FILE = "document_ids.npy"
 _ASSETS = "scann"
+_VECTORS = "dataset.npy"  # ScaNN keeps the exact vectors, in the order given, for brute force and for reordering
 _RECALL_AT = 10
 _RECALL_QUERIES = 256
 _REORDER = 256  # candidates scored exactly after hashing
@@ -41,12 +43,13 @@ class Index:
   """ids and vectors → the most similar ids.
 
   Attributes:
-    manifest: encoder (fingerprint), count, dim, search (`brute_force` or `tree`), recall.
+    manifest: encoder (fingerprint), count, dim, search (`brute_force` or `tree`), recall, rules.
   """
 
-  def __init__(self, searcher, ids: np.ndarray, manifest: dict):
+  def __init__(self, searcher, ids: np.ndarray, vectors: np.ndarray, manifest: dict):
     self._searcher = searcher
     self._ids = ids
+    self._vectors = vectors
     self.manifest = manifest
 
   def __len__(self) -> int:
@@ -54,14 +57,15 @@ class Index:
 
   @classmethod
   def build(cls, folder: str | os.PathLike, vectors: np.ndarray, ids: Sequence[str], encoder: str, *,
-            queries: np.ndarray | None = None, brute_force_below: int = BRUTE_FORCE_BELOW,
-            recall_target: float = RECALL_TARGET) -> "Index":
+            rules: Mapping[str, float] | None = None, queries: np.ndarray | None = None,
+            brute_force_below: int = BRUTE_FORCE_BELOW, recall_target: float = RECALL_TARGET) -> "Index":
     """Builds, measures, writes `folder`, returns the index.
 
     Args:
       vectors: float[N, D], unit norm.
       ids: N different document ids.
       encoder: fingerprint of the encoder that made the vectors.
+      rules: fields of `selection.Rules` that the corpus is searched with; kept in the manifest.
       queries: float[M, D], typical ones, to measure recall with; stored vectors, without them: those are easier to
         find than the vectors of a text alone.
       brute_force_below: from this many vectors on the search is approximate.
@@ -80,7 +84,7 @@ class Index:
     if np.abs(norms - 1).max() > 0.01:
       raise InputError(f"the vectors to index must have unit norm, found {norms.min():.3f} to {norms.max():.3f}")
     builder = _scann().builder(vectors, _RECALL_AT, "dot_product")
-    manifest = {"encoder": encoder, "count": len(ids), "dim": vectors.shape[1]}
+    manifest = {"encoder": encoder, "count": len(ids), "dim": vectors.shape[1], "rules": dict(rules or {})}
     if len(ids) < brute_force_below:
       searcher, manifest["search"], manifest["recall"] = builder.score_brute_force().build(), "brute_force", 1.0
     else:
@@ -108,12 +112,13 @@ class Index:
     manifest = manifests.read(folder, KIND, rebuild="cm3leon data index")
     try:
       ids = np.load(Path(folder) / _IDS_FILE, mmap_mode="r")
+      vectors = np.load(Path(folder) / _ASSETS / _VECTORS, mmap_mode="r")
       searcher = _scann().load_searcher(os.fspath(Path(folder) / _ASSETS))
     except (OSError, ValueError, RuntimeError) as error:
       raise InputError(f"{folder}: the index cannot be read ({error}); make it with: cm3leon data index") from error
     if len(ids) != manifest["count"]:
       raise InputError(f"{folder}: {len(ids)} ids, the manifest says {manifest['count']}; make it again")
-    return cls(searcher, ids, manifest)
+    return cls(searcher, ids, vectors, manifest)
 
   def search(self, queries: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
     """The k best documents of each query, best first.
@@ -127,6 +132,12 @@ class Index:
     """
     rows, scores = self.search_rows(queries, k)
     return [[self._ids[row].decode() for row in found if row >= 0] for found in rows], scores
+
+  def candidates(self, queries: np.ndarray, k: int) -> list[list[Candidate]]:
+    """As `search`, with the vectors of what was found: what the selection rules judge."""
+    rows, scores = self.search_rows(queries, k)
+    return [[Candidate(self._ids[row].decode(), float(s), self._vectors[row]) for row, s in zip(*found) if row >= 0]
+            for found in zip(rows, scores)]
 
   def search_rows(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """As `search`, with rows of the indexed vectors in place of ids: int64[N, k], -1 past the end."""

@@ -8,7 +8,7 @@ from typing import Sequence
 import numpy as np
 from PIL import Image
 
-from cm3leon_jax import assets, records
+from cm3leon_jax import assets
 from cm3leon_jax import manifest as manifests
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.retrieval import encoder as encoders
@@ -24,11 +24,11 @@ from cm3leon_jax.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-  """A document that was found: `score` is its inner product with the query, `row` its row in the index."""
+  """A document that was found: `score` is its inner product with the query, `vector` what the index holds."""
 
   id: str
   score: float
-  row: int
+  vector: np.ndarray
   document: dict
 
 
@@ -53,10 +53,9 @@ class Searcher:
     if (image is None) == (not text.strip()):
       raise InputError("search takes either a text (--text, not empty) or a picture (--image)")
     query = self.encoder.encode_text([text]) if image is None else self.encoder.encode_images(image[None])
-    [rows], [scores] = self.index.search_rows(query, k)
-    [ids], _ = self.index.search(query, k)
-    documents = self.store.get(ids)
-    return [Hit(*found) for found in zip(ids, map(float, scores), map(int, rows), documents)]
+    [found] = self.index.candidates(query, k)
+    documents = self.store.get([c.id for c in found])
+    return [Hit(c.id, c.score, c.vector, document) for c, document in zip(found, documents, strict=True)]
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
@@ -106,14 +105,10 @@ def open_workdir(index_dir: str | os.PathLike) -> Searcher:
   return Searcher(index, store, encoder)
 
 
-def verdicts(hits: Sequence[Hit], embeddings: str | os.PathLike, rules: selection.Rules) -> list[str]:
-  """What the selection rules say to each hit: `taken`, or why not. `embeddings`: the folder that was indexed."""
-  rows = records.Reader(embeddings, "embeddings").rows([hit.row for hit in hits])
-  if [row["id"] for row in rows] != [hit.id for hit in hits]:
-    raise InputError(f"{embeddings}: its rows are not those of the index; make the index again")
-  candidates = [selection.Candidate(hit.id, hit.score, Encoder.document(row["text"], row["image"]),
-                                    has_text=len(hit.document["text"]) > 0, has_image=len(hit.document["image"]) > 0)
-                for hit, row in zip(hits, rows, strict=True)]
+def verdicts(hits: Sequence[Hit], rules: selection.Rules) -> list[str]:
+  """What the selection rules say to each hit: `taken`, or why not."""
+  candidates = [selection.Candidate(hit.id, hit.score, hit.vector, has_text=len(hit.document["text"]) > 0,
+                                    has_image=len(hit.document["image"]) > 0) for hit in hits]
   reasons = {verdict.candidate.id: verdict.reason for verdict in selection.judge("", candidates, rules)}
   return [reasons[hit.id] for hit in hits]
 
@@ -139,7 +134,7 @@ def main(index_dir: str | os.PathLike, *, text: str = "", image: str = "", k: in
   workdir = Path(index_dir).resolve().parent
   picture = read_picture(image) if image else None
   hits = searcher.search(text=text, image=picture, k=k)
-  reasons = verdicts(hits, workdir / "embeddings" / "train", selection.Rules()) if explain else [""] * len(hits)
+  reasons = verdicts(hits, selection.Rules(**searcher.index.manifest["rules"])) if explain else [""] * len(hits)
   width = max(len(hit.id) for hit in hits)
   for rank, (hit, reason) in enumerate(zip(hits, reasons, strict=True), 1):
     print(f"{rank:3}  {hit.score:.3f}  {hit.id:{width}}  {hit.document['caption']}{'   ' + reason if reason else ''}")

@@ -29,6 +29,8 @@ def test_brute_force_equals_numpy(tmp_path):
     ids, scores = index.search(queries, 5)
     assert ids == [[names(200)[i] for i in row] for row in order]
     np.testing.assert_allclose(scores, np.take_along_axis(exact, order, axis=1), atol=1e-5)
+    for found, row in zip(index.candidates(queries, 5), order, strict=True):
+      np.testing.assert_allclose([c.vector for c in found], vectors[row], atol=1e-6)
   assert built.manifest["search"] == "brute_force" and built.manifest["encoder"] == "encoder-1"
 
 
@@ -55,6 +57,8 @@ def test_tree_reaches_its_recall_and_says_so(tmp_path):
   recall = np.mean([len({names(2000)[i] for i in row} & set(found)) / 10 for row, found in zip(exact, ids, strict=True)])
   assert recall >= 0.9
   assert np.all(np.diff(scores, axis=1) <= 1e-6)
+  [found] = index.candidates(queries[:1], 10)
+  np.testing.assert_allclose([c.vector for c in found], vectors[[int(c.id.split("/")[1], 16) for c in found]], atol=1e-6)
 
 
 @pytest.mark.parametrize("spoil, message", [

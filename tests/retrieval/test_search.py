@@ -41,9 +41,6 @@ def workdir(tmp_path_factory, toy):
         {"id": row["id"], "caption": row["caption"], "text": encoder.tokenize(row["caption"]),
          "image": (rng.integers(0, 16, 16) + encoder.text.size).astype(np.int32)} for row in rows))
     manifest["image_tokenizer"] = tokenizer.fingerprint
-  with manifests.writing(folder / "embeddings" / "train", "embeddings") as (temporary, manifest):
-    records.write_shard(temporary / records.shard_name("embeddings", 0, 1), (
-        {"id": i, "text": t.astype(np.float16), "image": v.astype(np.float16)} for i, t, v in zip(ids, text, image)))
   Index.build(folder / "index", Encoder.document(text, image), ids, encoder.fingerprint)
   return folder
 
