@@ -37,6 +37,7 @@ class Pipelines:
     query_dropout: share of a query's tokens dropped on the training split (paper §2.1: 0.2).
     candidates: neighbours asked of the index per query, before selection.
     rules: selection rules.
+    framings: other framings of each training drawing, encoded as well; a sample uses one of them or the original.
     window_length: tokens a training batch row has after masking.
     mask_reserve: ids kept free in a window for sentinels (3 a span).
     epochs: passes over the corpus written as windows, each with new draws of K and of order.
@@ -55,6 +56,7 @@ class Pipelines:
   query_dropout: float = 0.2
   candidates: int = 32
   rules: Rules = Rules()
+  framings: int = 0
   window_length: int = 4096
   mask_reserve: int = 12
   epochs: int = 1
@@ -89,7 +91,7 @@ class Pipelines:
     self._each_split(workdir / "documents", lambda split, folder, num_shards: tokenize.tokenize(
         workdir / "corpus", split, folder, pixels=self.pixels, vocabulary=self.vocabulary,
         text_tokenizer=self.folder(self.text_tokenizer, workdir), image_tokenizer=self.folder(self.image_tokenizer, workdir),
-        num_shards=num_shards, beam_options=beam_options))
+        num_shards=num_shards, framings=self.framings if split == TRAIN else 0, beam_options=beam_options))
 
   def embed(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import embed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Iterator
 
 import numpy as np
+from PIL import Image
 
 from cm3leon_jax import records
 from cm3leon_jax.datasets import reader
@@ -17,6 +18,19 @@ from cm3leon_jax.vocabulary import Vocabulary
 KIND = "documents"
 # Fields of a raw pair that a document carries on, for the tasks that need exact answers.
 CARRIED = ("id", "caption", "thing", "style", "name", "skin_tone", "gender", "category", "group")
+# Other framings of a drawing: (scale, pixels to the right, pixels down), of 64. No mirror images: letters and "facing right".
+FRAMINGS = ((1.0, 2, 2), (1.0, -2, 2), (1.0, 2, -2), (1.0, -2, -2), (0.92, 0, 0), (1.06, 0, 0))
+
+
+def reframe(images: np.ndarray, scale: float, right: float, down: float) -> np.ndarray:
+  """uint8[N, S, S, 3] scaled about the middle and moved, in pixels of a side of 64; what comes into view is white."""
+  side = images.shape[1]
+  middle = side / 2
+  shift = [middle - (middle + d * side / 64) / scale for d in (right, down)]
+  matrix = (1 / scale, 0, shift[0], 0, 1 / scale, shift[1])
+  moved = [Image.fromarray(i).transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC,
+                                        fillcolor="white") for i in images]
+  return np.stack([np.asarray(m) for m in moved])
 
 
 @dataclasses.dataclass
@@ -30,6 +44,7 @@ class TokenizeJob:
   vocabulary: Vocabulary
   text_folder: str
   image_folder: str
+  framings: int = 0
 
   def setup(self) -> None:
     self._text = TextTokenizer.load(self.text_folder)
@@ -41,14 +56,16 @@ class TokenizeJob:
     if not pairs:
       return
     texts = self._text.encode_batch([p["caption"] for p in pairs])
-    codes = self._image.encode(np.stack([p["image"] for p in pairs]))
-    for pair, text, code in zip(pairs, texts, codes):
-      yield {**{k: pair[k] for k in CARRIED}, "text": text, "image": self.vocabulary.image_ids(code)}
+    images = np.stack([p["image"] for p in pairs])
+    ids = self.vocabulary.image_ids(self._image.encode(images))
+    framed = [self.vocabulary.image_ids(self._image.encode(reframe(images, *f))) for f in FRAMINGS[:self.framings]]
+    for i, (pair, text) in enumerate(zip(pairs, texts)):
+      yield {**{k: pair[k] for k in CARRIED}, "text": text, "image": ids[i], "framings": [f[i] for f in framed]}
 
 
 def tokenize(corpus: str | os.PathLike, split: str, folder: str | os.PathLike, *, pixels: int, vocabulary: Vocabulary,
              text_tokenizer: str | os.PathLike, image_tokenizer: str | os.PathLike, num_shards: int,
-             beam_options=()) -> Path:
+             framings: int = 0, beam_options=()) -> Path:
   """Writes the `documents` folder of one split.
 
   Args:
@@ -60,17 +77,19 @@ def tokenize(corpus: str | os.PathLike, split: str, folder: str | os.PathLike, *
     text_tokenizer: folder of the text tokenizer.
     image_tokenizer: folder of the image tokenizer.
     num_shards: files to write.
+    framings: how many of `FRAMINGS` to encode as well, for training.
     beam_options: flags for Beam.
   """
   image = ImageTokenizer.load(image_tokenizer)
   text = TextTokenizer.load(text_tokenizer)
   job = TokenizeJob(str(corpus), split, pixels, reader.count(corpus, split, pixels), vocabulary, str(text_tokenizer),
-                    str(image_tokenizer))
+                    str(image_tokenizer), framings)
   return shards.run(job, folder, KIND, num_shards, {
       "vocabulary": vocabulary.fingerprint(),
       "text_tokenizer": text.fingerprint,
       "image_tokenizer": image.fingerprint,
       "image_tokens": image.image_tokens,
       "image_size": image.image_size,
+      "framings": framings,
       "split": split,
   }, beam_options)

@@ -83,6 +83,19 @@ def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng
   return [pool[i] for i in rng.permutation(len(pool))[:k]]
 
 
+def same_framing(query: Document, retrieved: Sequence[Document], rng: np.random.Generator) -> tuple[Document, list[Document]]:
+  """For training: all documents of a sample as they are, or all in one of their `framings`, drawn alike.
+
+  Moved and scaled together, what can be copied from where stays the same.
+  """
+  number = min((len(d.get("framings", ())) for d in (query, *retrieved)), default=0)
+  framing = int(rng.integers(number + 1)) if number else 0
+  if not framing:
+    return query, list(retrieved)
+  query, *retrieved = ({**d, "image": d["framings"][framing - 1]} for d in (query, *retrieved))
+  return query, retrieved
+
+
 def choose_top(by_text: Sequence[str], k: int) -> list[str]:
   """For evaluation: the k best of the text query, as there is no image to query with at test time."""
   return list(by_text[:k])

@@ -104,7 +104,7 @@ def register_emoji(
     query, near = data.row(split, row)
     k = documents.number_of_documents(k_probabilities, rng)
     ids = documents.choose_randomly(near["by_text_ids"], near["by_image_ids"], k, rng)
-    return builder.retrieval_sample(query, data.retrieved(ids))
+    return builder.retrieval_sample(*documents.same_framing(query, data.retrieved(ids), rng))
 
   def evaluation(k: int, split: str, row: int, rng: np.random.Generator):
     del rng

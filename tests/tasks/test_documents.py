@@ -52,3 +52,17 @@ def test_choice():
   assert drawn == {(x, y) for x in "abc" for y in "abc" if x != y}  # every choice and order, none twice
   assert sorted(documents.choose_randomly(by_text, by_image, 5, rng)) == ["a", "b", "c"]
   assert documents.choose_top(by_text, 1) == ["a"] and documents.choose_top(by_text, 3) == ["a", "b"]
+
+
+def test_documents_of_a_sample_share_their_framing():
+  made = [{"image": np.full(4, 10 * d), "framings": [np.full(4, 10 * d + f) for f in (1, 2)]} for d in range(3)]
+  seen = set()
+  for seed in range(30):
+    query, near = documents.same_framing(made[0], made[1:], np.random.default_rng(seed))
+    offsets = {int(d["image"][0]) % 10 for d in (query, *near)}
+    assert len(offsets) == 1 and [int(d["image"][0]) // 10 for d in (query, *near)] == [0, 1, 2]
+    seen |= offsets
+  assert seen == {0, 1, 2}, "the original and every framing come up"
+  assert made[0]["image"][0] == 0, "the documents themselves stay"
+  plain = [{"image": np.zeros(4)}, {"image": np.ones(4)}]
+  assert documents.same_framing(plain[0], plain[1:], np.random.default_rng(0)) == (plain[0], plain[1:])
