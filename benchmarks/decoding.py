@@ -21,7 +21,7 @@ import time
 
 PROMPT = 64
 # (layers, width, heads, text ids, image codes): the demo's model, and the paper's 350M (§2.3)
-SHAPES = {"demo": (5, 192, 6, 2048, 1024), "350m": (24, 1024, 16, 56_320, 8192)}
+SHAPES = {"demo": (5, 192, 3, 2048, 1024), "350m": (24, 1024, 16, 56_320, 8192)}
 
 
 def ours(shape, candidates: int, guidance: bool):

@@ -2,8 +2,9 @@
 
     python benchmarks/training.py [--threads 2] [--rounds 3] [--json out.json]
 
-Both train the same network (CM3Leon's block is OPT without biases and affine LayerNorm) in float32 with
-AdamW and clipping, on the same random batch. Each side runs in its own process, in alternating rounds
+Both train the same network (CM3Leon's block is OPT without biases and affine LayerNorm) with AdamW and
+clipping, on the same random batch, in float32 and with matmuls in bfloat16 (ours by `dtype`, torch by its
+autocast; parameters and optimizer stay float32). Each side runs in its own process, in alternating rounds
 on the same cores; the best round counts. CPU seconds are printed beside the clock, because they hardly
 depend on what else the machine does. Needs `pip install torch transformers` (the extra `eval`).
 """
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 
-SHAPE = {"vocab_size": 3200, "num_layers": 6, "model_dim": 256, "num_heads": 8, "length": 240, "batch": 8}
+SHAPE = {"vocab_size": 3200, "num_layers": 6, "model_dim": 256, "num_heads": 4, "length": 240, "batch": 8}
 
 
 def _measure(step, steps: int) -> dict:
@@ -33,7 +34,7 @@ def _measure(step, steps: int) -> dict:
   return {"seconds": min(wall), "cpu_seconds": min(cpu)}
 
 
-def run_ours(steps: int, optimizer: str) -> dict:
+def run_ours(steps: int, optimizer: str, dtype: str) -> dict:
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -46,7 +47,7 @@ def run_ours(steps: int, optimizer: str) -> dict:
   from cm3leon_jax.vocabulary import Vocabulary
 
   s = SHAPE
-  config = TransformerConfig(s["vocab_size"], s["num_layers"], s["model_dim"], s["num_heads"], dtype="float32",
+  config = TransformerConfig(s["vocab_size"], s["num_layers"], s["model_dim"], s["num_heads"], dtype=dtype,
                              max_positions=s["length"], scan_unroll=s["num_layers"])
   update = make_optimizer(OptimizerConfig(optimizer), config, 1000)
   loss_fn = loop.make_loss_fn(Transformer(config), losses.LossConfig(), Vocabulary(2048, 1024, 16, s["vocab_size"]), 0)
@@ -68,7 +69,7 @@ def run_ours(steps: int, optimizer: str) -> dict:
   return _measure(one, steps) | {"flops": flops}
 
 
-def run_torch(steps: int, threads: int) -> dict:
+def run_torch(steps: int, threads: int, dtype: str) -> dict:
   import torch
   from transformers import OPTConfig, OPTForCausalLM
 
@@ -84,7 +85,8 @@ def run_torch(steps: int, threads: int) -> dict:
   tokens = torch.randint(0, 3000, (s["batch"], s["length"] + 1))
 
   def one():
-    logits = model(input_ids=tokens[:, :-1]).logits
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+      logits = model(input_ids=tokens[:, :-1]).logits.float()
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -94,11 +96,12 @@ def run_torch(steps: int, threads: int) -> dict:
   return _measure(one, steps)
 
 
-SIDES = {
-  "ours, AdamW": lambda flags: run_ours(flags.steps, "adamw"),
-  "ours, Muon": lambda flags: run_ours(flags.steps, "muon"),
-  "transformers OPT, AdamW": lambda flags: run_torch(flags.steps, flags.threads),
-}
+OPT = "OPT, AdamW"
+SIDES = {}
+for _dtype in ("float32", "bfloat16"):
+  SIDES[f"ours, AdamW, {_dtype}"] = lambda flags, d=_dtype: run_ours(flags.steps, "adamw", d)
+  SIDES[f"ours, Muon, {_dtype}"] = lambda flags, d=_dtype: run_ours(flags.steps, "muon", d)
+  SIDES[f"{OPT}, {_dtype}"] = lambda flags, d=_dtype: run_torch(flags.steps, flags.threads, d)
 
 
 def run_matmul(steps: int) -> dict:
@@ -140,13 +143,13 @@ def main() -> None:
   tokens = SHAPE["batch"] * SHAPE["length"]
   peak = results["float32 matmul"]
   peak_rate = peak["flops"] / peak["cpu_seconds"]
-  flops = results["ours, AdamW"]["flops"]
-  base = results["transformers OPT, AdamW"]
-  print(f"{SHAPE}, float32, {flags.threads} threads, best of {flags.rounds} rounds of {flags.steps} steps")
+  flops = results["ours, AdamW, float32"]["flops"]
+  print(f"{SHAPE}, {flags.threads} threads, best of {flags.rounds} rounds of {flags.steps} steps")
   print(f"float32 matmul: {peak['flops'] / peak['seconds'] / 1e9:.0f} GFLOP/s, {peak_rate / 1e9:.0f} a CPU second")
-  print(f"{'':26}{'tokens/s':>10}{'× OPT':>8}{'CPU s/step':>12}{'× OPT':>8}{'of matmul':>11}")
+  print(f"{'':26}{'tokens/s':>10}{'× OPT':>8}{'CPU s/step':>12}{'× OPT':>8}{'of matmul':>11}   (OPT of the same dtype)")
   for side, r in results.items():
     if side != "float32 matmul":
+      base = results[f"{OPT}, {side.rpartition(', ')[2]}"]
       print(f"{side:26}{tokens / r['seconds']:10.0f}{base['seconds'] / r['seconds']:8.2f}{r['cpu_seconds']:12.3f}"
             f"{base['cpu_seconds'] / r['cpu_seconds']:8.2f}{flops / r['cpu_seconds'] / peak_rate:11.0%}")
   if flags.json:

@@ -285,7 +285,7 @@ class Retriever:
     rows = self._store.get(ids)
     images = self._model.image.decode(self._model.vocabulary.image_codes(np.stack([row["image"] for row in rows])))
     longest = self._model.layout.text_tokens  # longer texts are cut, as in training
-    return tuple(Document(row["id"], row["caption"], score, image, Pair(row["text"][:longest], row["image"]))
+    return tuple(Document(row["id"], row["caption"], score, image, Pair(row["text"][:longest].astype(np.int32), row["image"].astype(np.int32)))
                  for row, score, image in zip(rows, scores, images))
 
 
@@ -294,7 +294,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
   """Opens a run folder or a released checkpoint.
 
   Args:
-    checkpoint: folder with `model.json`.
+    checkpoint: folder with `model.json`; `tokenizers/demo_model` ships.
     index: folder of the retrieval index; documents and embeddings lie beside it.
     tokenizers: folder with `text`, `image` and `clip`. By default those with the fingerprints of
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
@@ -302,6 +302,8 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
   Raises:
     InputError: something is missing, or made by something else.
   """
+  checkpoint = assets.find(checkpoint)
+  index = assets.find(index) if index else None
   loaded = checkpoints.load_for_inference(checkpoint)
   find = functools.partial(_find, checkpoint=Path(checkpoint), meta=loaded[-1],
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])

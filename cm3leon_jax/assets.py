@@ -18,6 +18,12 @@ def root(folder: str) -> Path:
   return installed if installed.is_dir() else _PACKAGE.parent / folder
 
 
+def find(name: str | Path) -> Path:
+  """A path that the user gave: as it is, or where it is not there and begins with a shipped folder's name, the shipped one."""
+  given = Path(name)
+  return path(given.as_posix()) if not given.exists() and given.parts[:1] and given.parts[0] in FOLDERS else given
+
+
 def path(name: str) -> Path:
   """Path of a shipped file or folder, such as `configs/runs/demo_pretrain.gin`.
 

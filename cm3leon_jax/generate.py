@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 from tqdm import tqdm
 
-from cm3leon_jax import manifest
+from cm3leon_jax import assets, manifest
 from cm3leon_jax.errors import InputError
 
 GENERATIONS = "generations.jsonl"
@@ -44,7 +44,7 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
     image: path of the input picture.
     region: "x0,y0,x1,y1" in pixels of the picture, for infill.
     docs: K documents to retrieve.
-    index: folder of the retrieval index; needed when docs is above 0.
+    index: folder of the retrieval index, for docs above 0; by default the checkpoint's own, where one ships with it.
     candidates: samples a prompt.
     guidance, temperature, top_p: None takes the task's default (`api.DEFAULTS`).
     seed: of the first prompt.
@@ -54,8 +54,11 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   """
   texts = _texts(text, prompts)
   corners = _corners(region) if task == "infill" else None
+  checkpoint = str(assets.find(checkpoint))
   if docs > 0 and not index:
-    raise InputError(f"--docs={docs} needs an index to retrieve from: give --index=D/index, or --docs=0")
+    index = os.path.join(checkpoint, "index")
+    if not manifest.exists(index):
+      raise InputError(f"--docs={docs} needs an index to retrieve from: give --index=D/index, or --docs=0")
   if image and not Path(image).is_file():
     raise InputError(f"--image={image}: no such picture")
 

@@ -97,8 +97,7 @@ def _variables(params: dict) -> dict:
 
 
 def _prefill(config: TransformerConfig, params: dict, variables: dict, batch: Batch):
-  """Keys and values of the prompts, a list of (k, v) [D, P, K, Dh] a layer: `Transformer.extend` into an empty cache,
-  without the stack that `extend` keeps."""
+  """Keys and values of the prompts: a list of (k, v) [D, P, K, Dh], one entry a layer."""
   causal = jnp.tril(jnp.ones((batch.tokens.shape[1],) * 2, bool))
   bias = attention.bias_from_mask(batch.valid[:, None, None, :] & causal)
   x = Transformer(config).apply(variables, batch.tokens, batch.positions, method="embed")

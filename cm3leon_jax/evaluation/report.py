@@ -321,11 +321,11 @@ def usual_commands(workdir: Path) -> list[tuple[str, str]]:
     ("Look into the checkpoint.", f"cm3leon inspect checkpoint {at('pretrain')}"),
     (
       "Will a large run fit a TPU pod, and how long would it take? No TPU is needed to ask.",
-      "cm3leon plan --gin_file=configs/runs/pretrain_7b.gin --topology=v5e:16x16",
+      "cm3leon plan --gin_file=configs/runs/demo_gpu.gin --topology=v5e:2x2",
     ),
     (
-      "Train there: the same code and the same command as here, with another run file.",
-      "cm3leon train --gin_file=configs/runs/pretrain_7b.gin --workdir=gs://BUCKET/RUN",
+      "Train longer: the same code and the same command as here, with another run file.",
+      f"cm3leon train --gin_file=configs/runs/demo_gpu.gin --data={at()} --workdir={at('long')}",
     ),
   ]
 

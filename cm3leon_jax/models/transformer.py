@@ -2,7 +2,7 @@
 
 Pre-norm blocks without biases, LayerNorm without gain and bias, relu, learned positions, one table
 for input and output. Letters: B batch, L length, D width, V vocabulary, K key/value heads,
-G query heads a key/value head, Dh head width, M feed-forward width, S cache places.
+G query heads a key/value head, Dh head width, M feed-forward width.
 """
 
 import functools
@@ -13,7 +13,6 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from cm3leon_jax.models import attention
-from cm3leon_jax.models.cache import KVCache
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import init_entry, parameter_table
 from cm3leon_jax.models.linear import project, score
@@ -173,42 +172,6 @@ class Transformer(nn.Module):
     size = table.shape[0] - start if size is None else size
     rows = jax.lax.slice_in_dim(table, start, start + size).astype(hidden.dtype)
     return score(hidden, rows)
-
-  def extend(self, inputs, positions, valid, cache: KVCache):
-    """Appends T tokens to the cache and returns their hidden states.
-
-    Args:
-      inputs: int32[B, T].
-      positions: int32[B, T].
-      valid: bool[B, T]; False marks padding, which no token attends to.
-      cache: with room for T more; T = 1 in decoding, the prompt's length in prefill.
-
-    Returns:
-      ([B, T, D] after the final norm, the cache with T more tokens). Rows of padding are meaningless.
-    """
-    c = self.config
-    x = self.embed(inputs, positions)
-    length, size = inputs.shape[1], cache.valid.shape[1]
-    valid_BxS = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
-    causal_TxS = jnp.arange(size) <= cache.length + jnp.arange(length)[:, None]
-    bias = attention.bias_from_mask((valid_BxS[:, None] & causal_TxS)[:, None])
-
-    def layer(carry, scanned):
-      x, keys, values = carry
-      w, index = scanned
-
-      def attend(q, k, v):
-        nonlocal keys, values
-        place = (index, 0, cache.length, 0, 0)
-        keys = jax.lax.dynamic_update_slice(keys, k[None].astype(keys.dtype), place)
-        values = jax.lax.dynamic_update_slice(values, v[None].astype(values.dtype), place)
-        return attention.attend_reference(q, keys[index], values[index], bias)
-
-      return (block(c, w, x, positions, attend), keys, values), None
-
-    scanned = (dict(self.weights["layers"]), jnp.arange(c.num_layers))
-    (x, keys, values), _ = jax.lax.scan(layer, (x, cache.keys, cache.values), scanned, unroll=c.scan_unroll)
-    return self.final_norm(x), KVCache(keys=keys, values=values, valid=valid_BxS, length=cache.length + length)
 
 
 def init_parameters(config: TransformerConfig, key: jax.Array) -> dict:

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Iterator
+import re
+from typing import Iterator, Mapping
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,17 @@ from cm3leon_jax.vocabulary import Vocabulary
 KIND = "documents"
 # Fields of a raw pair that a document carries on, for the tasks that need exact answers.
 CARRIED = ("id", "caption", "thing", "style", "name", "skin_tone", "gender", "category", "group")
-# Other framings of a drawing: (scale, pixels to the right, pixels down), of 64. No mirror images: letters and "facing right".
-FRAMINGS = ((1.0, 2, 2), (1.0, -2, 2), (1.0, 2, -2), (1.0, -2, -2), (0.92, 0, 0), (1.06, 0, 0))
+# Other framings of a drawing: (mirrored, scale, pixels to the right, pixels down), pixels of a side of 64.
+FRAMINGS = ((True, 1.0, 0, 0), (False, 1.0, 2, 2), (True, 1.0, -2, 2), (False, 1.0, -2, -2), (True, 1.0, 2, -2),
+            (False, 0.92, 0, 0), (True, 0.92, 0, 0), (False, 1.06, 0, 0))
+# What a mirror would change into another thing, or into none: letters, signs, flags, and words of direction.
+_UNMIRRORED_CATEGORIES = ("symbols", "flags", "extras")
+_SIDES = re.compile(r"\b(left|right|leftwards|rightwards|anticlockwise|clockwise|thirty)\b|o.clock")
+
+
+def mirrorable(pair: Mapping[str, str]) -> bool:
+  """Whether the mirror image is still what the caption says."""
+  return pair["category"] not in _UNMIRRORED_CATEGORIES and not _SIDES.search(pair["caption"])
 
 
 def reframe(images: np.ndarray, scale: float, right: float, down: float) -> np.ndarray:
@@ -58,7 +68,11 @@ class TokenizeJob:
     texts = self._text.encode_batch([p["caption"] for p in pairs])
     images = np.stack([p["image"] for p in pairs])
     ids = self.vocabulary.image_ids(self._image.encode(images))
-    framed = [self.vocabulary.image_ids(self._image.encode(reframe(images, *f))) for f in FRAMINGS[:self.framings]]
+    sided = np.array([not mirrorable(p) for p in pairs])[:, None, None, None]
+    framed = []
+    for mirrored, *framing in FRAMINGS[:self.framings]:
+      seen = np.where(sided, images, images[:, :, ::-1]) if mirrored else images
+      framed.append(self.vocabulary.image_ids(self._image.encode(reframe(seen, *framing))))
     for i, (pair, text) in enumerate(zip(pairs, texts)):
       yield {**{k: pair[k] for k in CARRIED}, "text": text, "image": ids[i], "framings": [f[i] for f in framed]}
 

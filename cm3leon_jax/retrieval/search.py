@@ -124,12 +124,13 @@ def main(index_dir: str | os.PathLike, *, text: str = "", image: str = "", k: in
   """Prints rank, score, id and caption of what is found; with `explain` the verdict of the selection rules.
 
   Args:
-    index_dir: D/index.
+    index_dir: D/index, or `tokenizers/demo_model/index`, which ships.
     text, image: the query: a text, or the path of a picture.
     k: how many.
     out: path of a contact sheet to write; its pictures are decoded from the documents' codes.
     explain: judge the hits as the retriever would for training and generation.
   """
+  index_dir = assets.find(index_dir)
   searcher = open_workdir(index_dir)
   workdir = Path(index_dir).resolve().parent
   picture = read_picture(image) if image else None

@@ -84,15 +84,15 @@ def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng
 
 
 def same_framing(query: Document, retrieved: Sequence[Document], rng: np.random.Generator) -> tuple[Document, list[Document]]:
-  """For training: all documents of a sample as they are, or all in one of their `framings`, drawn alike.
+  """For training: half of the samples as they are, half with all documents in one of their `framings`, drawn alike.
 
-  Moved and scaled together, what can be copied from where stays the same.
+  Mirrored, moved and scaled together, what can be copied from where stays the same.
   """
-  number = min((len(d.get("framings", ())) for d in (query, *retrieved)), default=0)
-  framing = int(rng.integers(number + 1)) if number else 0
-  if not framing:
+  number = min(len(d.get("framings", ())) for d in (query, *retrieved))
+  if not number or rng.random() < 0.5:
     return query, list(retrieved)
-  query, *retrieved = ({**d, "image": d["framings"][framing - 1]} for d in (query, *retrieved))
+  framing = int(rng.integers(number))
+  query, *retrieved = ({**d, "image": d["framings"][framing]} for d in (query, *retrieved))
   return query, retrieved
 
 

@@ -189,7 +189,8 @@ def export_weights(run_folder: str | os.PathLike, out: str | os.PathLike, dtype:
       raise InputError(f"{run_folder}: weight {name} exceeds float16; export as bfloat16 or float32")
     arrays[name] = array.astype(ml_dtypes.bfloat16).view(np.uint16) if dtype == "bfloat16" else array.astype(dtype)
   with manifest.writing(out, "model") as (folder, record):
-    write_model_file(folder, model_description(config, vocabulary, layout, meta))
+    about = {name: value for name, value in meta.items() if name != "data"}  # a folder of the machine that trained it
+    write_model_file(folder, model_description(config, vocabulary, layout, about))
     np.savez(folder / "weights.npz", **arrays)
     record |= {"vocabulary": vocabulary.fingerprint(), "dtype": dtype,
                "weights": manifest.hash_file(folder / "weights.npz")}

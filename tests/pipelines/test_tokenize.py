@@ -30,3 +30,10 @@ def test_scaling_keeps_the_middle_and_the_size():
 def test_the_side_sets_the_unit_of_a_move():
   small = drawing()[::2, ::2]
   np.testing.assert_array_equal(tokenize.reframe(small[None], 1.0, 2, 2)[0], np.roll(small, (1, 1), axis=(0, 1)))
+
+
+def test_signs_flags_and_sides_have_no_mirror_image():
+  say = lambda caption, category="objects": tokenize.mirrorable({"caption": caption, "category": category})
+  assert say("a pencil, noto") and say("bright lamp by twemoji")
+  assert not say("backhand index pointing right, noto") and not say("one o'clock, noto")
+  assert not say("input numbers, noto", "symbols") and not say("flag of Iceland, noto", "flags")
