@@ -2,7 +2,7 @@
 
     from cm3leon_jax import api
     model = api.load("D/pretrain", index="D/index")
-    results = model.text_to_image("a red heart, twemoji", docs=2, candidates=8, guidance=3.0, seed=0)
+    results = model.text_to_image("a red heart, twemoji", docs=2, candidates=8, guidance=2.0, seed=0)
     results[0].save("heart.png")
     print(results[0].score, [document.id for document in results[0].retrieved])
 
@@ -37,8 +37,8 @@ from cm3leon_jax.training import checkpoints
 
 TASKS = ("text_to_image", "image_to_text", "vqa", "infill", "edit")
 DEFAULTS = {
-    "text_to_image": Sampling(temperature=0.8),
-    "infill": Sampling(temperature=0.8),
+    "text_to_image": Sampling(guidance=2.0, temperature=0.8),
+    "infill": Sampling(guidance=2.0, temperature=0.8),
     "edit": Sampling(guidance=2.0, image_guidance=1.2, temperature=0.8),
     "image_to_text": Sampling(guidance=1.0, temperature=0.0, top_p=1.0),
     "vqa": Sampling(guidance=1.0, temperature=0.0, top_p=1.0),
@@ -142,7 +142,7 @@ class Model:
       docs: K, how many documents to retrieve; or the ids of documents to read.
       candidates: how many to draw and order by CLIP similarity with the text.
       seed: the same seed draws the same pictures on the same platform.
-      **settings: fields of `decoding.rules.Sampling`, such as guidance=3.0, temperature=0.9, top_p=0.9.
+      **settings: fields of `decoding.rules.Sampling`, such as guidance=2.0, temperature=0.8, top_p=0.9.
     """
     return self._one("text_to_image", text=text, docs=docs, candidates=candidates, seed=seed, settings=settings)
 
@@ -285,8 +285,9 @@ class Retriever:
     rows = self._store.get(ids)
     images = self._model.image.decode(self._model.vocabulary.image_codes(np.stack([row["image"] for row in rows])))
     longest = self._model.layout.text_tokens  # longer texts are cut, as in training
-    return tuple(Document(row["id"], row["caption"], score, image, Pair(row["text"][:longest].astype(np.int32), row["image"].astype(np.int32)))
-                 for row, score, image in zip(rows, scores, images))
+    pairs = [Pair(*(row[part].astype(np.int32) for part in ("text", "image"))) for row in rows]
+    return tuple(Document(row["id"], row["caption"], score, image, Pair(pair.text[:longest], pair.image))
+                 for row, pair, score, image in zip(rows, pairs, scores, images))
 
 
 def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,

@@ -31,14 +31,14 @@ def test_pictures_of_several_prompts(workdir, tmp_path):
   for line in lines:
     scores = [c["score"] for c in line["candidates"]]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
-    assert len(line["retrieved"]) == 2 and line["settings"]["guidance"] == 3.0
+    assert len(line["retrieved"]) == 2 and line["settings"]["guidance"] == 2.0
     for rank, candidate in enumerate(line["candidates"]):
       with Image.open(tmp_path / "out" / candidate["file"]) as picture:
         about = json.loads(picture.text[generate.CHUNK])
         assert picture.size == (32, 32)
       assert (about["prompt"], about["seed"], about["rank"]) == (line["prompt"], line["seed"], rank)
       assert about["retrieved"] == [d["id"] for d in line["retrieved"]] and about["model"] == line["model"]
-      assert about["rules"] == ["guidance 3", "grammar", "temperature 0.8", "top_p 0.9", "sample"]
+      assert about["rules"] == ["guidance 2", "grammar", "temperature 0.8", "top_p 0.9", "sample"]
     assert all((tmp_path / "out" / d["file"]).is_file() for d in line["retrieved"])
   with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
     assert np.asarray(sheet).std() > 10

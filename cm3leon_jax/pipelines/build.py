@@ -43,6 +43,7 @@ class Pipelines:
     epochs: passes over the corpus written as windows, each with new draws of K and of order.
     held_out_samples: samples per held-out set that training evaluates on.
     document_counts: probabilities of K = 0, 1, 2, … retrieved documents in training.
+    text_only: chance that a training sample's documents are those of the text query alone, as at test time.
     seed: of all draws.
   """
 
@@ -62,6 +63,7 @@ class Pipelines:
   epochs: int = 1
   held_out_samples: int = 512
   document_counts: Sequence[float] = (0.0, 0.0, 0.0, 1.0)
+  text_only: float = 0.0
   seed: int = 0
 
   def run(self, stage: str, workdir: str | os.PathLike, beam_options: Sequence[str] = ()) -> None:
@@ -130,7 +132,7 @@ class Pipelines:
     if not manifest.exists(workdir / "windows"):
       windows.windows(workdir, text_tokenizer=self.folder(self.text_tokenizer, workdir), vocabulary=self.vocabulary,
                       layout=self.layout, length=self.window_length, reserve=self.mask_reserve, epochs=self.epochs,
-                      document_counts=self.document_counts, held_out_samples=self.held_out_samples, seed=self.seed)
+                      document_counts=self.document_counts, text_only=self.text_only, held_out_samples=self.held_out_samples, seed=self.seed)
 
   def _each_split(self, folder: Path, make: Callable[[str, Path, int], Path]) -> None:
     for split in SPLITS:

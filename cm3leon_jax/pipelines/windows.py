@@ -24,8 +24,8 @@ SETS = {"drawings": "heldout_drawings", "things": "heldout_things"}
 
 
 def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vocabulary: Vocabulary, layout: Layout,
-            length: int, reserve: int, epochs: int, document_counts: Sequence[float], held_out_samples: int,
-            seed: int) -> None:
+            length: int, reserve: int, epochs: int, document_counts: Sequence[float], text_only: float,
+            held_out_samples: int, seed: int) -> None:
   """Writes all window folders of a workdir; one that is whole is not made again.
 
   Args:
@@ -35,13 +35,14 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
     reserve: of these, kept free for sentinels in the training windows.
     epochs: passes over the corpus for pretraining, each with new draws; fine-tuning gets one.
     document_counts: probabilities of K = 0, 1, 2, … in training.
+    text_only: chance that a training sample's documents are those of the text query alone.
     held_out_samples: samples in each held-out folder, the same drawings for every K.
     seed: of all draws.
   """
   workdir = Path(workdir)
   logging.set_verbosity(logging.ERROR)  # seqio warns that an uncached task is shuffled little: ours are drawn shuffled
   text = TextTokenizer.load(text_tokenizer)
-  pretrain.register_emoji(workdir, vocabulary, layout, k_probabilities=document_counts, text_tokenizer=text)
+  pretrain.register_emoji(workdir, vocabulary, layout, k_probabilities=document_counts, text_only=text_only, text_tokenizer=text)
   sft.register_emoji_sft(workdir, vocabulary, layout, text)
   common = {"vocabulary": vocabulary, "layout": layout, "length": length, "seed": seed}
   for name, (task, passes) in {"pretrain": (pretrain.MIXTURE, epochs), "sft": (sft.MIXTURE, 1)}.items():

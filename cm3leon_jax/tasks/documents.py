@@ -77,9 +77,16 @@ def number_of_documents(probabilities: Sequence[float], rng: np.random.Generator
   return min(int(np.searchsorted(thresholds, rng.random() * thresholds[-1], side="right")), len(probabilities) - 1)
 
 
-def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng: np.random.Generator) -> list[str]:
-  """For training: k ids (all, if there are fewer) of both queries' lists, in random choice and order (paper §2.1)."""
-  pool = list(dict.fromkeys([*by_text, *by_image]))
+def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng: np.random.Generator,
+                    text_only: float = 0.0) -> list[str]:
+  """For training: k ids (all, if there are fewer) of both queries' lists, in random choice and order (paper §2.1).
+
+  Args:
+    text_only: chance that the text query's list alone is chosen from. What the image query found resembles the
+      picture to be drawn more than anything will at test time.
+  """
+  alone = text_only > 0 and rng.random() < text_only
+  pool = list(dict.fromkeys(by_text if alone else [*by_text, *by_image]))
   return [pool[i] for i in rng.permutation(len(pool))[:k]]
 
 

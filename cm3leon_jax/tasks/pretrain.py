@@ -77,7 +77,7 @@ class RetrievedDocuments:
 
 def register_emoji(
     workdir: str | os.PathLike, vocabulary: Vocabulary, layout: Layout, *,
-    k_probabilities: Sequence[float] = (0.25, 0.25, 0.5), text_tokenizer: TextTokenizer | None = None) -> None:
+    k_probabilities: Sequence[float] = (0.25, 0.25, 0.5), text_only: float = 0.0, text_tokenizer: TextTokenizer | None = None) -> None:
   """Registers the tasks and the mixture above over a workdir's `documents` and `neighbours`.
 
   Args:
@@ -85,6 +85,7 @@ def register_emoji(
     vocabulary: the id space.
     layout: the geometry of samples.
     k_probabilities: chance of 0, 1, 2, … retrieved documents in training.
+    text_only: see `documents.choose_randomly`.
     text_tokenizer: to print text; training does not need it.
 
   Raises:
@@ -103,7 +104,7 @@ def register_emoji(
   def training(split: str, row: int, rng: np.random.Generator):
     query, near = data.row(split, row)
     k = documents.number_of_documents(k_probabilities, rng)
-    ids = documents.choose_randomly(near["by_text_ids"], near["by_image_ids"], k, rng)
+    ids = documents.choose_randomly(near["by_text_ids"], near["by_image_ids"], k, rng, text_only)
     return builder.retrieval_sample(*documents.same_framing(query, data.retrieved(ids), rng))
 
   def evaluation(k: int, split: str, row: int, rng: np.random.Generator):

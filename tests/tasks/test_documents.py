@@ -66,3 +66,14 @@ def test_documents_of_a_sample_share_their_framing():
   assert made[0]["image"][0] == 0, "the documents themselves stay"
   plain = [{"image": np.zeros(4)}, {"image": np.ones(4)}]
   assert documents.same_framing(plain[0], plain[1:], np.random.default_rng(0)) == (plain[0], plain[1:])
+
+
+def test_the_text_querys_documents_alone_in_the_asked_share():
+  lists = (["t0", "t1"], ["i0", "i1"])
+  draws = [documents.choose_randomly(*lists, 2, np.random.default_rng(seed), 0.75) for seed in range(400)]
+  alone = np.mean([set(d) <= {"t0", "t1"} for d in draws])
+  # 0.75, and of the other quarter the chance that both of two are the text's among four: 1/6. Sigma is 0.02.
+  assert abs(alone - (0.75 + 0.25 / 6)) < 0.08
+  assert {tuple(d) for d in draws} >= {("t0", "t1"), ("t1", "t0")}
+  plain = [documents.choose_randomly(*lists, 2, np.random.default_rng(seed)) for seed in range(20)]
+  assert any(not set(d) <= {"t0", "t1"} for d in plain)
