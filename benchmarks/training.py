@@ -146,12 +146,12 @@ def main() -> None:
   flops = results["ours, AdamW, float32"]["flops"]
   print(f"{SHAPE}, {flags.threads} threads, best of {flags.rounds} rounds of {flags.steps} steps")
   print(f"float32 matmul: {peak['flops'] / peak['seconds'] / 1e9:.0f} GFLOP/s, {peak_rate / 1e9:.0f} a CPU second")
-  print(f"{'':26}{'tokens/s':>10}{'× OPT':>8}{'CPU s/step':>12}{'× OPT':>8}{'of matmul':>11}   (OPT of the same dtype)")
+  print(f"{'':26}{'tokens/s':>10}{'× OPT':>8}{'CPU s/step':>12}{'× OPT':>8}{'of f32 matmul':>15}   (OPT of the same dtype)")
   for side, r in results.items():
     if side != "float32 matmul":
       base = results[f"{OPT}, {side.rpartition(', ')[2]}"]
       print(f"{side:26}{tokens / r['seconds']:10.0f}{base['seconds'] / r['seconds']:8.2f}{r['cpu_seconds']:12.3f}"
-            f"{base['cpu_seconds'] / r['cpu_seconds']:8.2f}{flops / r['cpu_seconds'] / peak_rate:11.0%}")
+            f"{base['cpu_seconds'] / r['cpu_seconds']:8.2f}{flops / r['cpu_seconds'] / peak_rate:15.0%}")
   if flags.json:
     with open(flags.json, "w", encoding="utf-8") as f:
       json.dump({"shape": SHAPE, "threads": flags.threads, "results": results}, f, indent=2)

@@ -296,7 +296,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
 
   Args:
     checkpoint: folder with `model.json`; `tokenizers/demo_model` ships.
-    index: folder of the retrieval index; documents and embeddings lie beside it.
+    index: folder of the retrieval index, with documents/train beside it; by default the checkpoint's own, if it has one.
     tokenizers: folder with `text`, `image` and `clip`. By default those with the fingerprints of
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
 
@@ -304,7 +304,8 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
     InputError: something is missing, or made by something else.
   """
   checkpoint = assets.find(checkpoint)
-  index = assets.find(index) if index else None
+  own = checkpoint / "index"
+  index = assets.find(index) if index else own if manifest.exists(own) else None
   loaded = checkpoints.load_for_inference(checkpoint)
   find = functools.partial(_find, checkpoint=Path(checkpoint), meta=loaded[-1],
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])

@@ -19,9 +19,12 @@ def root(folder: str) -> Path:
 
 
 def find(name: str | Path) -> Path:
-  """A path that the user gave: as it is, or where it is not there and begins with a shipped folder's name, the shipped one."""
+  """A path that the user gave, or if nothing is there the shipped file or folder of that name."""
   given = Path(name)
-  return path(given.as_posix()) if not given.exists() and given.parts[:1] and given.parts[0] in FOLDERS else given
+  if given.exists() or given.is_absolute() or not given.parts or given.parts[0] not in FOLDERS:
+    return given
+  shipped = root(given.parts[0]).joinpath(*given.parts[1:])
+  return shipped if shipped.exists() else given
 
 
 def path(name: str) -> Path:

@@ -61,7 +61,7 @@ def _generate(sub) -> Run:
   parser.add_argument("--image", default="", metavar="P", help="an input picture")
   parser.add_argument("--region", default="", metavar="x0,y0,x1,y1", help="pixels to fill in")
   parser.add_argument("--docs", type=int, default=0, metavar="K", help="retrieved documents to condition on")
-  parser.add_argument("--index", default="", metavar="I", help="folder of the retrieval index")
+  parser.add_argument("--index", default="", metavar="I", help="folder of the retrieval index; default: the checkpoint's own")
   parser.add_argument("--candidates", type=int, default=1, metavar="N", help="samples per prompt, best first by CLIP")
   parser.add_argument("--guidance", type=float, metavar="S", help="classifier-free guidance scale; default: the task's")
   parser.add_argument("--temperature", type=float, help="default: the task's")

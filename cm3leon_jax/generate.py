@@ -55,7 +55,7 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   texts = _texts(text, prompts)
   corners = _corners(region) if task == "infill" else None
   checkpoint = str(assets.find(checkpoint))
-  if docs > 0 and not index:
+  if docs > 0 and not index and os.path.isdir(checkpoint):
     index = os.path.join(checkpoint, "index")
     if not manifest.exists(index):
       raise InputError(f"--docs={docs} needs an index to retrieve from: give --index=D/index, or --docs=0")

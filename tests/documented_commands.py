@@ -1,4 +1,4 @@
-"""Runs every `cm3leon` command and every Python block of README.md and docs/evaluating.md, beside a demo's workdir:
+"""Runs every `cm3leon` command and every Python block of the README, and the commands of docs/training.md, beside a demo's workdir:
 
     python tests/documented_commands.py demo_quick
 
@@ -15,7 +15,6 @@ import sys
 import tempfile
 
 import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORTER = {"--gin.train.steps=20000": "--gin.train.steps=2"}
@@ -33,7 +32,7 @@ def commands(text: str) -> list[str]:
 
 
 def bring_files(folder: Path) -> None:
-  """What the reader has: predictions and references of two pictures, features and pictures of a few."""
+  """What the reader has: predictions and references of two pictures, and features."""
   rng = np.random.default_rng(0)
   write = lambda name, value: (folder / name).write_text(json.dumps(value))
   write("results.json", [{"image_id": i, "caption": c} for i, c in enumerate(("a red heart", "a blue car"))])
@@ -42,14 +41,8 @@ def bring_files(folder: Path) -> None:
   write("answers.json", [{"question_id": 7, "answer": "red"}])
   write("annotations.json", {"annotations": [{"question_id": 7, "image_id": 0, "question_type": "what", "answer_type": "other",
                                              "answers": [{"answer_id": n, "answer": "red"} for n in range(10)]}]})
-  for name in ("made.npz", "real.npz", "features.npz"):
+  for name in ("made.npz", "real.npz"):
     np.savez(folder / name, features=rng.normal(size=(40, 8)))
-  features = rng.normal(size=(40, 8))
-  np.savez(folder / "statistics.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
-  for name in ("pictures", "real"):
-    (folder / name).mkdir()
-    for n in range(4):
-      Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / name / f"{n}.png")
 
 
 def run(command: str | list[str], folder: Path) -> None:
@@ -63,7 +56,7 @@ def run(command: str | list[str], folder: Path) -> None:
 
 def main(workdir: str) -> None:
   readme = (ROOT / "README.md").read_text(encoding="utf-8")
-  written = commands(readme) + commands((ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8"))
+  written = commands(readme + (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     (folder / "demo_run").symlink_to(Path(workdir).resolve())

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
+from PIL import Image
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,17 @@ def test_the_command_reads_a_shipped_config_outside_the_checkout(installed, tmp_
             "--gin.train.steps=17")
   assert out.returncode == 0, out.stderr
   assert "train.steps = 17" in out.stdout and "Vocabulary.text_size = 2048" in out.stdout
+
+
+def test_the_shipped_model_draws_right_after_installation(installed, tmp_path):
+  out = run(installed, tmp_path, "-m", "cm3leon_jax.cli", "generate", "--checkpoint=tokenizers/demo_model",
+            "--task=text_to_image", "--text=a red heart, twemoji", "--docs=2", "--candidates=2", "--out=hearts")
+  assert out.returncode == 0, out.stderr
+  with Image.open(tmp_path / "hearts" / "0000_0.png") as picture:
+    pixels = np.asarray(picture).reshape(-1, 3).astype(int)
+  red = ((pixels[:, 0] > 150) & (pixels[:, 1:].max(1) < 110)).mean()
+  # A heart fills about half of its square; a drawing of any other colour has none of this red.
+  assert red > 0.15, f"only {red:.0%} of the heart is red"
 
 
 def test_shipped_assets_are_found(installed, tmp_path):

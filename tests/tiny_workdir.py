@@ -64,13 +64,14 @@ def make(root: Path) -> Path:
     info |= {"vocabulary": vocabulary.fingerprint(), "text_tokenizer": text.fingerprint,
              "image_tokenizer": image.fingerprint}
   by_text, by_image = encoder.encode_text(CAPTIONS), encoder.encode_images(drawn)
-  Index.build(root / "index", encoder.document(by_text, by_image), names, encoder.fingerprint)
+  Index.build(root / "index", encoder.document(by_text, by_image), names, encoder.fingerprint, rules={"max_score": 1.0})
 
   config = TransformerConfig(vocab_size=vocabulary.total_size, num_layers=2, model_dim=32, num_heads=4, dtype="float32",
                              max_positions=LAYOUT.num_positions, position_period=LAYOUT.stride)
   weights = normal(lambda: init_parameters(config, jax.random.key(0)), 2, 0.3)
   (root / "model").mkdir()
   checkpoints.write_model_file(root / "model", checkpoints.model_description(config, vocabulary, LAYOUT, {
-      "text_tokenizer": text.fingerprint, "image_tokenizer": image.fingerprint, "encoder": encoder.fingerprint}))
+      "text_tokenizer": text.fingerprint, "image_tokenizer": image.fingerprint, "encoder": encoder.fingerprint,
+      "data": "/where/it/was/trained"}))
   np.savez(root / "model" / "weights.npz", **{n: np.asarray(x) for n, x in checkpoints.flatten(weights).items()})
   return root

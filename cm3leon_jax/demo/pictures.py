@@ -15,7 +15,7 @@ from cm3leon_jax.evaluation.report_data import writing_generations
 from cm3leon_jax.pipelines.build import Pipelines
 from cm3leon_jax.tasks import seqio_adapter, sft, templates
 
-SHIPPED = "tokenizers/demo_model"  # a longer-trained checkpoint of the same recipe, where one ships
+SHIPPED = "tokenizers/demo_model"  # a larger model of the same recipe, trained longer, where one ships
 SAMPLING, EDITING, GREEDY = (api.DEFAULTS[task] for task in ("text_to_image", "edit", "image_to_text"))
 COUNT = {"infill": 8, "edit": 12, "caption": 24}
 CANDIDATES = 8

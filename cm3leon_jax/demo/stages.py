@@ -21,7 +21,7 @@ PRETRAIN_CONFIG = "configs/runs/demo_pretrain.gin"
 SFT_CONFIG = "configs/runs/demo_sft.gin"
 # What --quick changes: everything runs, nothing is good.
 QUICK = {
-    DATA_CONFIG: ["Pipelines.epochs=1", "Pipelines.framings=0", "Pipelines.held_out_samples=32"],
+    DATA_CONFIG: ["Pipelines.epochs=1", "Pipelines.framings=1", "Pipelines.held_out_samples=32"],
     PRETRAIN_CONFIG: ["train.steps=60", "train.checkpoint_every=30", "train.eval_every=30"],
     SFT_CONFIG: ["train.steps=30", "train.checkpoint_every=30", "train.eval_every=30"],
 }

@@ -320,7 +320,7 @@ def usual_commands(workdir: Path) -> list[tuple[str, str]]:
     ("Look at training examples, decoded.", f"cm3leon inspect task emoji_retrieval_pretrain --workdir={at()}"),
     ("Look into the checkpoint.", f"cm3leon inspect checkpoint {at('pretrain')}"),
     (
-      "Will a large run fit a TPU pod, and how long would it take? No TPU is needed to ask.",
+      "Would a run fit a TPU slice, and how long would it take? No TPU is needed to ask.",
       "cm3leon plan --gin_file=configs/runs/demo_gpu.gin --topology=v5e:2x2",
     ),
     (

@@ -7,7 +7,7 @@ The gradient of a weight contracts the activations' leading axes. On XLA:CPU its
 * float32: one flattened axis is a tenth faster; and in the order contract(x, dy), not contract(dy, x)
   and a transpose as automatic differentiation has it, for which dy is copied with its columns apart.
 
-On other platforms all forms compile to the same matmul.
+Compilers for TPUs and GPUs choose the layout themselves.
 """
 
 import math

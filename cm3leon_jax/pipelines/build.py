@@ -132,7 +132,8 @@ class Pipelines:
     if not manifest.exists(workdir / "windows"):
       windows.windows(workdir, text_tokenizer=self.folder(self.text_tokenizer, workdir), vocabulary=self.vocabulary,
                       layout=self.layout, length=self.window_length, reserve=self.mask_reserve, epochs=self.epochs,
-                      document_counts=self.document_counts, text_only=self.text_only, held_out_samples=self.held_out_samples, seed=self.seed)
+                      document_counts=self.document_counts, text_only=self.text_only,
+                      held_out_samples=self.held_out_samples, seed=self.seed)
 
   def _each_split(self, folder: Path, make: Callable[[str, Path, int], Path]) -> None:
     for split in SPLITS:

@@ -45,10 +45,12 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
   pretrain.register_emoji(workdir, vocabulary, layout, k_probabilities=document_counts, text_only=text_only, text_tokenizer=text)
   sft.register_emoji_sft(workdir, vocabulary, layout, text)
   common = {"vocabulary": vocabulary, "layout": layout, "length": length, "seed": seed}
-  for name, (task, passes) in {"pretrain": (pretrain.MIXTURE, epochs), "sft": (sft.MIXTURE, 1)}.items():
+  drawn = {"document_counts": list(document_counts), "text_only": text_only}
+  for name, task, passes, about in (("pretrain", pretrain.MIXTURE, epochs, drawn), ("sft", sft.MIXTURE, 1, {})):
     samples = seqio_adapter.examples(task, "train", seed=seed, epochs=passes)
     count = passes * seqio_adapter.size(task, "train")
-    _write(workdir / "windows" / name, samples, count, reserve=reserve, about={"task": task, "epochs": passes}, **common)
+    _write(workdir / "windows" / name, samples, count, reserve=reserve, about={"task": task, "epochs": passes, **about},
+           **common)
   for set_name, split in SETS.items():
     for k in range(layout.max_documents):
       task = f"{pretrain.TASK}_k{k}"

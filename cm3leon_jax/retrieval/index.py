@@ -116,6 +116,9 @@ class Index:
       searcher = _scann().load_searcher(os.fspath(Path(folder) / _ASSETS))
     except (OSError, ValueError, RuntimeError) as error:
       raise InputError(f"{folder}: the index cannot be read ({error}); make it with: cm3leon data index") from error
+    if "rules" not in manifest:
+      raise InputError(f"{folder}: made by an older version, without the rules of selection; make it again with: "
+                       "cm3leon data index")
     if len(ids) != manifest["count"]:
       raise InputError(f"{folder}: {len(ids)} ids, the manifest says {manifest['count']}; make it again")
     return cls(searcher, ids, vectors, manifest)

@@ -93,7 +93,8 @@ def choose_randomly(by_text: Sequence[str], by_image: Sequence[str], k: int, rng
 def same_framing(query: Document, retrieved: Sequence[Document], rng: np.random.Generator) -> tuple[Document, list[Document]]:
   """For training: half of the samples as they are, half with all documents in one of their `framings`, drawn alike.
 
-  Mirrored, moved and scaled together, what can be copied from where stays the same.
+  Mirrored, moved and scaled together, what can be copied from where stays the same (but for drawings that have no
+  mirror image beside ones that have).
   """
   number = min(len(d.get("framings", ())) for d in (query, *retrieved))
   if not number or rng.random() < 0.5:

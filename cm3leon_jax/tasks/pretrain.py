@@ -2,7 +2,7 @@
 
 | name | splits | a sample |
 |---|---|---|
-| `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order |
+| `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order, see `text_only` |
 | `emoji_retrieval_pretrain` | train | the mixture to train on: that task |
 | `emoji_retrieval_k0`, `_k1`, … | heldout_drawings, heldout_things | the K best by text; loss on the query pair |
 """
@@ -77,7 +77,8 @@ class RetrievedDocuments:
 
 def register_emoji(
     workdir: str | os.PathLike, vocabulary: Vocabulary, layout: Layout, *,
-    k_probabilities: Sequence[float] = (0.25, 0.25, 0.5), text_only: float = 0.0, text_tokenizer: TextTokenizer | None = None) -> None:
+    k_probabilities: Sequence[float] = (0.25, 0.25, 0.5), text_only: float = 0.0,
+    text_tokenizer: TextTokenizer | None = None) -> None:
   """Registers the tasks and the mixture above over a workdir's `documents` and `neighbours`.
 
   Args:

@@ -1,4 +1,4 @@
-"""`cm3leon search` over a whole small workdir: documents, embeddings, index, CLIP and image tokenizer."""
+"""`cm3leon search` over a whole small workdir: documents, index, CLIP and image tokenizer."""
 
 import shutil
 
