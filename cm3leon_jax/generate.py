@@ -55,10 +55,8 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   texts = _texts(text, prompts)
   corners = _corners(region) if task == "infill" else None
   checkpoint = str(assets.find(checkpoint))
-  if docs > 0 and not index and os.path.isdir(checkpoint):
-    index = os.path.join(checkpoint, "index")
-    if not manifest.exists(index):
-      raise InputError(f"--docs={docs} needs an index to retrieve from: give --index=D/index, or --docs=0")
+  if docs > 0 and not index and os.path.isdir(checkpoint) and not manifest.exists(os.path.join(checkpoint, "index")):
+    raise InputError(f"--docs={docs} needs an index to retrieve from: give --index=D/index, or --docs=0")
   if image and not Path(image).is_file():
     raise InputError(f"--image={image}: no such picture")
 
