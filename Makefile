@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= demo_run
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-slow lint clean
 
 setup: $(VENV)/.installed
 
@@ -19,6 +19,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -q tests
+
+# What takes longer: processes that are really killed, steps compiled for whole pods, parity with the reference packages.
+test-slow: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-reference.txt
+	$(BIN)/python -m pytest -q -m slow tests
 
 lint: setup
 	$(BIN)/ruff check cm3leon_jax tests benchmarks launch
