@@ -1,0 +1,116 @@
+"""CM3Leon's block is OPT's without biases and without gains: numerical parity with transformers' `OPTForCausalLM`."""
+
+import numpy as np
+import pytest
+import torch
+from torch_parity import PACKED, VOCABULARY, WHOLE, assert_equal, randomise, rows, run_ours, run_torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from cm3leon_jax.models import init
+from cm3leon_jax.models.config import TransformerConfig
+
+pytestmark = pytest.mark.slow  # it needs requirements-reference.txt
+
+OURS = TransformerConfig(vocab_size=VOCABULARY.total_size, num_layers=3, model_dim=32, num_heads=4, max_positions=24,
+                         dtype="float32")
+
+
+def opt_config(c: TransformerConfig) -> OPTConfig:
+  """The same network in OPT's terms. A pad id would keep the gradient of lookups from that row, so there is none."""
+  return OPTConfig(vocab_size=c.vocab_size, hidden_size=c.model_dim, num_hidden_layers=c.num_layers, ffn_dim=c.mlp_dim,
+                   num_attention_heads=c.num_heads, max_position_embeddings=c.max_positions, activation_function="relu",
+                   enable_bias=False, layer_norm_elementwise_affine=False, do_layer_norm_before=True, dropout=0.0,
+                   pad_token_id=None, attn_implementation="eager")
+
+
+def to_ours(weights: dict[str, np.ndarray]) -> dict:
+  """OPT's parameters (or their gradients) by name → our tree.
+
+  A torch `Linear` stores [out, in], we [in, out]. OPT's heads lie one after the other in `out`.
+  The norms have no parameters, and `lm_head` is `embed_tokens`.
+  """
+  weights, c = dict(weights), OURS
+
+  def linear(layer, name):
+    return weights.pop(f"model.decoder.layers.{layer}.{name}.weight").T
+
+  def heads(layer, name):  # [D, K, 1, Dh]: each key/value head has one query head here
+    return linear(layer, f"self_attn.{name}").reshape(c.model_dim, c.num_heads, 1, c.head_dim)
+
+  layers = {
+      "qkv": [np.concatenate([heads(i, f"{x}_proj") for x in "qkv"], axis=2) for i in range(c.num_layers)],
+      "attention_out": [linear(i, "self_attn.out_proj").reshape(c.num_heads, 1, c.head_dim, c.model_dim)
+                        for i in range(c.num_layers)],
+      "mlp_in": [linear(i, "fc1") for i in range(c.num_layers)],
+      "mlp_out": [linear(i, "fc2") for i in range(c.num_layers)],
+  }
+  tree = {
+      "tokens": weights.pop("model.decoder.embed_tokens.weight"),
+      "positions": weights.pop("model.decoder.embed_positions.weight")[2:],  # OPT keeps position p in row p + 2
+      "layers": {name: np.stack(each) for name, each in layers.items()},
+  }
+  assert not weights, f"parameters of OPT that ours has not: {sorted(weights)}"
+  return tree
+
+
+@pytest.fixture(scope="module")
+def opt():
+  return randomise(OPTForCausalLM(opt_config(OURS)))
+
+
+@pytest.fixture(scope="module")
+def params(opt):
+  return to_ours({name: x.detach().numpy() for name, x in opt.named_parameters()})
+
+
+def test_logits_loss_and_gradients(opt, params):
+  theirs = run_torch(opt, opt.model.decoder, WHOLE)
+  assert_equal(run_ours(OURS, params, WHOLE), theirs, to_ours, WHOLE)
+  whole = opt(input_ids=torch.tensor(WHOLE["inputs"]).long()).logits.detach().numpy()
+  np.testing.assert_array_equal(whole, theirs.logits)  # what was compared is what the public model returns
+
+
+def test_padding_on_either_side(opt, params):
+  """OPT takes a mask of the real tokens and counts positions from the first of them."""
+  batch = rows([1] * 14 + [0] * 6, [0] * 5 + [1] * 15)
+  theirs = run_torch(opt, opt.model.decoder, batch, attention_mask=torch.tensor(batch["segment_ids"]).long())
+  assert_equal(run_ours(OURS, params, batch), theirs, to_ours, batch)
+
+
+def test_packed_segments(opt, params):
+  """OPT takes a whole mask, added to the scores, and positions."""
+  segment = torch.tensor(PACKED["segment_ids"])
+  sees = torch.tril(segment[:, :, None] == segment[:, None, :])
+  mask = torch.where(sees, 0.0, torch.finfo(torch.float32).min)[:, None]
+  theirs = run_torch(opt, opt.model.decoder, PACKED, attention_mask=mask,
+                     position_ids=torch.tensor(PACKED["positions"]).long())
+  assert_equal(run_ours(OURS, params, PACKED), theirs, to_ours, PACKED)
+
+
+def test_every_weight_is_where_it_belongs(opt, params):
+  """Each of these slips of the mapping moves a logit by far more than the tolerance."""
+  right = run_ours(OURS, params, WHOLE).logits
+  layers = params["layers"]
+  slips = {
+      "queries and keys swapped": {"qkv": layers["qkv"][:, :, :, [1, 0, 2]]},
+      "heads reversed in qkv only": {"qkv": layers["qkv"][:, :, ::-1]},
+      "layers reversed": {name: x[::-1] for name, x in layers.items()},
+  }
+  for slip, change in slips.items():
+    wrong = run_ours(OURS, params | {"layers": layers | change}, WHOLE).logits
+    assert np.abs(wrong - right).max() > 0.1, slip
+  shifted = run_ours(OURS, params | {"positions": np.roll(params["positions"], 2, axis=0)}, WHOLE).logits
+  assert np.abs(shifted - right).max() > 0.1
+
+
+# PAPER §4.1: layers, width, heads of the 350M, 760M and 7B models; 65,536 ids, 4,096 positions.
+@pytest.mark.parametrize("layers, width, heads", [(24, 1024, 16), (24, 1536, 16), (32, 4096, 32)],
+                         ids=["350m", "760m", "7b"])
+def test_the_papers_shapes_have_as_many_parameters(layers, width, heads):
+  config = TransformerConfig(vocab_size=65_536, num_layers=layers, model_dim=width, num_heads=heads)
+  with torch.device("meta"):
+    theirs = sum(x.numel() for x in OPTForCausalLM(opt_config(config)).parameters())
+  # A layer has 4·D² in attention and 2·4·D² in the feed-forward; tables of 65,536 tokens and 4,096 positions.
+  arithmetic = layers * 12 * width**2 + (65_536 + 4_096) * width
+  # OPT's table of positions has two rows more than there are positions.
+  assert init.count_parameters(config) == arithmetic == theirs - 2 * width
