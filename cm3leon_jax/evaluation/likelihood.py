@@ -17,7 +17,7 @@ from cm3leon_jax.layout import Layout
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.transformer import Transformer
 from cm3leon_jax.tasks.documents import SampleBuilder
-from cm3leon_jax.training.losses import token_losses
+from cm3leon_jax.training.head_loss import token_losses
 from cm3leon_jax.vocabulary import Vocabulary
 
 Batch = Mapping[str, np.ndarray]

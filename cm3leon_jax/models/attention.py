@@ -6,6 +6,7 @@ Letters: B batch, L queries, S keys, H query heads, K key/value heads, G = H/K, 
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from cm3leon_jax.sharding import rules as rules_lib
 MASKED = -1e9
 # Blocks of queries in the `xla` backend; each leaves out the keys behind its end. Three save a third of the work.
 QUERY_BLOCKS = 3
+HEADS_FIRST = ("splash",)  # backends that take and give [B, H, L, Dh]
+OUTPUT = "attention"  # the name that remat policies know the output by
 
 
 def choose_backend(name: str, dtype) -> str:
@@ -142,29 +145,27 @@ def _attend_fused(q, k, v, segment_ids, implementation: str) -> jax.Array:
   return jax.nn.dot_product_attention(q, k, v, mask=causal_mask(segment_ids), implementation=implementation)
 
 
-def _attend_splash(q, k, v, segment_ids, interpret: bool = False) -> jax.Array:
-  """The TPU kernel that skips blocks above the diagonal. L must be a multiple of 128."""
-  length, heads, width = q.shape[1:]
-  mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((length, length))] * heads)
+def _attend_splash(q_BxHxLxDh, k_BxKxLxDh, v_BxKxLxDh, segment_ids, interpret: bool = False) -> jax.Array:
+  """The TPU kernel that skips blocks above the diagonal: [B, H, L, Dh]. L must be a multiple of 128."""
+  heads, length, width = q_BxHxLxDh.shape[1:]
+  groups = k_BxKxLxDh.shape[1]
   block = min(length, 512)  # 512 fits the VMEM of v4, v5e, v5p and v6e at head widths 64 and 128
   sizes = splash.BlockSizes(block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
                             block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block)
-  make = splash.make_splash_mha if k.shape[2] == heads else splash.make_splash_mqa
-  if k.shape[2] != heads:  # grouped queries: one multi-query call a key/value head
-    groups = k.shape[2]
-    mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((length, length))] * (heads // groups))
-  kernel = make(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+  # Grouped queries: one multi-query call a key/value head.
+  make = splash.make_splash_mha if groups == heads else splash.make_splash_mqa
+  mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((length, length))] * (heads if groups == heads else heads // groups))
+  kernel = make(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret,
+                residual_checkpoint_name=OUTPUT)
 
-  def one_row(q_LxHxDh, k_LxKxDh, v_LxKxDh, segments_L):
+  def one_row(q_HxLxDh, k_KxLxDh, v_KxLxDh, segments_L):
     ids = splash.SegmentIds(q=segments_L, kv=segments_L)
-    q_HxLxDh, k_KxLxDh, v_KxLxDh = (x.swapaxes(0, 1) for x in (q_LxHxDh, k_LxKxDh, v_LxKxDh))
-    if k.shape[2] == heads:
-      return kernel(q_HxLxDh, k_KxLxDh, v_KxLxDh, segment_ids=ids).swapaxes(0, 1)
-    grouped = q_HxLxDh.reshape(k.shape[2], -1, length, width)
-    out = jax.vmap(functools.partial(kernel, segment_ids=ids))(grouped, k_KxLxDh, v_KxLxDh)
-    return out.reshape(heads, length, width).swapaxes(0, 1)
+    if groups == heads:
+      return kernel(q_HxLxDh, k_KxLxDh, v_KxLxDh, segment_ids=ids)
+    grouped = q_HxLxDh.reshape(groups, -1, length, width)
+    return jax.vmap(functools.partial(kernel, segment_ids=ids))(grouped, k_KxLxDh, v_KxLxDh).reshape(q_HxLxDh.shape)
 
-  return jax.vmap(one_row)(q * width**-0.5, k, v, segment_ids)
+  return jax.vmap(one_row)(q_BxHxLxDh * width**-0.5, k_BxKxLxDh, v_BxKxLxDh, segment_ids)
 
 
 def _attend_splash_sharded(q, k, v, segment_ids, interpret: bool = False) -> jax.Array:
@@ -173,8 +174,9 @@ def _attend_splash_sharded(q, k, v, segment_ids, interpret: bool = False) -> jax
   if active is None or active[0].size == 1:
     return _attend_splash(q, k, v, segment_ids, interpret)
   mesh, rules = active
-  rows, _, kv_heads, _ = rules_lib.partition_spec(("batch", "length", "kv_heads", "head_dim"), k.shape, rules, mesh, "keys")
-  per_head, per_row = PartitionSpec(rows, None, kv_heads, None), PartitionSpec(rows, None)
+  names = ("batch", "kv_heads", "length", "head_dim")
+  rows, kv_heads, *_ = rules_lib.partition_spec(names, k.shape, rules, mesh, "keys")
+  per_head, per_row = PartitionSpec(rows, kv_heads, None, None), PartitionSpec(rows, None)
   return jax.shard_map(lambda *x: _attend_splash(*x, interpret), mesh=mesh, in_specs=(per_head,) * 3 + (per_row,),
                        out_specs=per_head, check_vma=False)(q, k, v, segment_ids)
 
@@ -183,19 +185,19 @@ def attend(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, *, backend: str,
   """Self-attention of packed rows, causal by index and within equal segment ids.
 
   Args:
-    q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh: H a multiple of K.
+    q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh: H a multiple of K; for backends in `HEADS_FIRST` [B, H, L, Dh], [B, K, L, Dh].
     segment_ids_BxL: int32.
     backend: a result of `choose_backend`.
     bias: for `xla`, `bias_from_mask(causal_mask(segment_ids))` if already made.
 
   Returns:
-    [B, L, H, Dh]
+    The shape of q; named `OUTPUT` for remat policies.
   """
   if backend == "xla":
     bias = bias_from_mask(causal_mask(segment_ids_BxL)) if bias is None else bias
-    return _attend_blocks(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias)
+    return checkpoint_name(_attend_blocks(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, bias), OUTPUT)
   if backend == "cudnn":
-    return _attend_fused(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, "cudnn")
+    return checkpoint_name(_attend_fused(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL, "cudnn"), OUTPUT)
   if backend == "splash":
     return _attend_splash_sharded(q_BxLxHxDh, k_BxLxKxDh, v_BxLxKxDh, segment_ids_BxL)
   raise ValueError(f"attention backend {backend!r}; known: xla, cudnn, splash")

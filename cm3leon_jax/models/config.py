@@ -9,7 +9,7 @@ CHOICES = {
   "activation": ("relu", "gelu", "swiglu"),
   "dtype": ("bfloat16", "float32"),
   "param_dtype": ("bfloat16", "float32"),
-  "remat": ("none", "full", "dots", "projections"),
+  "remat": ("none", "full", "dots", "projections", "attention"),
   "attention": ("auto", "xla", "cudnn", "splash"),
 }
 
@@ -40,7 +40,8 @@ class TransformerConfig:
     dtype: of the computation; softmax, norms' statistics and logits are float32 whatever it is.
     param_dtype: of the stored parameters.
     remat: what the backward pass finds stored: `none` recomputes nothing, `full` everything, `dots`
-      keeps weight matmuls, `projections` keeps qkv and the feed-forward's input projection.
+      keeps weight matmuls, `projections` keeps qkv and the feed-forward's input projection, `attention` keeps
+      attention's output.
     attention: backend; `auto` picks by platform.
     scan_unroll: layers per iteration of the scan. On XLA:CPU the loop keeps every residual through a
       copy, so small CPU runs unroll all layers; compile time grows with it.

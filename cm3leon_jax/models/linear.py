@@ -7,7 +7,8 @@ The gradient of a weight contracts the activations' leading axes. On XLA:CPU its
 * float32: one flattened axis is a tenth faster; and in the order contract(x, dy), not contract(dy, x)
   and a transpose as automatic differentiation has it, for which dy is copied with its columns apart.
 
-Compilers for TPUs and GPUs choose the layout themselves.
+Compilers for TPUs and GPUs choose the layout themselves, and sum in float32 whatever the result's dtype. There the
+gradient of a bfloat16 weight is asked for in bfloat16, so that its sum over devices carries half the bytes.
 """
 
 import math
@@ -16,27 +17,36 @@ import jax
 import jax.numpy as jnp
 
 
-def _contract(a, b, axes_a, axes_b):
+def contract(a: jax.Array, b: jax.Array, axes_a, axes_b) -> jax.Array:
+  """float32 sums over the named axes."""
   return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _outer(a, b):
+def outer(a: jax.Array, b: jax.Array) -> jax.Array:
   """[..., I] and [..., O] → float32[I, O], summed over the leading axes."""
   if a.dtype == jnp.float32:
     a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
   leading = tuple(range(a.ndim - 1))
-  return _contract(a, b, leading, leading)
+  return contract(a, b, leading, leading)
+
+
+def _in_dtype(a, b, axes_a, axes_b):
+  return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=a.dtype)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, w_IxO: jax.Array) -> jax.Array:
   """x @ w in the dtype of x; [..., I] × [I, O] → [..., O]."""
-  return _contract(x, w_IxO, (x.ndim - 1,), (0,)).astype(x.dtype)
+  return contract(x, w_IxO, (x.ndim - 1,), (0,)).astype(x.dtype)
 
 
 def _matmul_backward(saved, dy):
   x, w = saved
-  return _contract(dy, w, (dy.ndim - 1,), (1,)).astype(x.dtype), _outer(x, dy).astype(w.dtype)
+  leading = tuple(range(x.ndim - 1))
+  dx = contract(dy, w, (dy.ndim - 1,), (1,)).astype(x.dtype)
+  dw = jax.lax.platform_dependent(x, dy, cpu=lambda x, dy: outer(x, dy).astype(w.dtype),
+                                  default=lambda x, dy: _in_dtype(x, dy, leading, leading).astype(w.dtype))
+  return dx, dw
 
 
 matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_backward)
@@ -45,13 +55,13 @@ matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_backward)
 @jax.custom_vjp
 def score(x: jax.Array, table_VxI: jax.Array) -> jax.Array:
   """float32[..., V]: products of x [..., I] with every row of a table [V, I]."""
-  return _contract(x, table_VxI, (x.ndim - 1,), (1,))
+  return contract(x, table_VxI, (x.ndim - 1,), (1,))
 
 
 def _score_backward(saved, dy):
   x, table = saved
   dy = dy.astype(x.dtype)
-  return _contract(dy, table, (dy.ndim - 1,), (0,)).astype(x.dtype), _outer(dy, x).astype(table.dtype)
+  return contract(dy, table, (dy.ndim - 1,), (0,)).astype(x.dtype), outer(dy, x).astype(table.dtype)
 
 
 score.defvjp(lambda x, table: (score(x, table), (x, table)), _score_backward)

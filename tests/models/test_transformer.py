@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cm3leon_jax.models import init
+from cm3leon_jax.models import attention, init
 from cm3leon_jax.models.config import TransformerConfig
-from cm3leon_jax.models.transformer import Transformer, init_parameters, normalise
+from cm3leon_jax.models.transformer import block, init_parameters, normalise, relu, Transformer
 
 SMALL = TransformerConfig(vocab_size=48, num_layers=2, model_dim=16, num_heads=4, max_positions=24, position_period=8,
                           dtype="float32", init_std=0.2, position_init_std=0.2)
@@ -94,7 +94,7 @@ def test_rotary_positions_matter_only_by_distance():
   assert np.abs(here - stretched).max() > 1e-2
 
 
-@pytest.mark.parametrize("remat", ["full", "dots", "projections"])
+@pytest.mark.parametrize("remat", ["full", "dots", "projections", "attention"])
 @pytest.mark.parametrize("config", [SMALL, CHAMELEON], ids=["cm3leon", "chameleon"])
 def test_remat_and_unrolling_change_nothing(config, remat):
   _, params = make(config)
@@ -109,6 +109,32 @@ def test_remat_and_unrolling_change_nothing(config, remat):
   plain = loss_and_gradient(config)
   other = loss_and_gradient(dataclasses.replace(config, remat=remat, scan_unroll=2))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), plain, other)
+
+
+@pytest.mark.parametrize("config", [SMALL, CHAMELEON], ids=["cm3leon", "chameleon"])
+def test_a_block_with_heads_first_is_the_same_block(config):
+  """The form for the TPU kernel (three matmuls into [B, H, L, Dh]) against the fused one, gradients too."""
+  _, params = make(config)
+  w = {name: stack[0] for name, stack in params["layers"].items()}
+  positions = inputs(config)[1]
+  x, dout = (jax.random.normal(jax.random.key(i), (2, 12, config.model_dim)) for i in (3, 4))
+  bias = attention.bias_from_mask(attention.causal_mask(jnp.ones((2, 12), jnp.int32)))
+  attend = lambda q, k, v: attention.attend_reference(q, k, v, bias)
+  turned = lambda *qkv: attend(*(a.swapaxes(1, 2) for a in qkv)).swapaxes(1, 2)
+  results = []
+  for heads_first, function in ((False, attend), (True, turned)):
+    out, pull = jax.vjp(lambda w, x: block(config, w, x, positions, function, None, heads_first), w, x)
+    results.append((out, pull(dout)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), *results)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_relu_and_its_gradient_are_exact(dtype):
+  tiny = float(jnp.finfo(dtype).tiny)
+  x = jnp.asarray([-3.0, -tiny, 0.0, tiny, 1e-20, 1.0, 1e30], dtype)
+  np.testing.assert_array_equal(relu(x), jnp.maximum(x, 0))
+  gradient = jax.grad(lambda x: (relu(x) * 5).sum())(x)
+  np.testing.assert_array_equal(gradient, jnp.where(x > 0, 5, 0).astype(dtype))
 
 
 def test_each_block_starts_as_the_identity():
