@@ -42,12 +42,21 @@ def _train(sub) -> Run:
   _gin_flags(parser)
   parser.add_argument("--workdir", required=True, help="checkpoints, metrics.jsonl and TensorBoard go here")
   parser.add_argument("--data", default="", metavar="D", help="folder made by `cm3leon data build`; default: gin's train.data")
+  parser.add_argument("--profile_steps", default="", metavar="A:B", help="trace steps A to B into WORKDIR/profile")
+  several = parser.add_argument_group("several processes", "by these three, or --distributed where the cluster is known")
+  several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+  several.add_argument("--num_processes", type=int, metavar="N")
+  several.add_argument("--process_id", type=int, metavar="I", help="0 … N-1")
+  several.add_argument("--distributed", action="store_true", help="find the others: TPU pods, SLURM, GKE, Open MPI")
 
   def run(args):
-    from cm3leon_jax import config, train
+    from cm3leon_jax.sharding import processes
 
-    config.load(args.gin_file, args.gin_bindings)
-    return train.main(args.workdir, data=args.data)
+    with processes.joined(args.coordinator, args.num_processes, args.process_id, args.distributed):
+      from cm3leon_jax import config, train  # after joining: nothing may ask JAX for its devices before
+
+      config.load(args.gin_file, args.gin_bindings)
+      return train.main(args.workdir, data=args.data, profile_steps=args.profile_steps)
 
   return parser, run
 

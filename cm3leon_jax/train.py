@@ -10,13 +10,12 @@ import os
 from pathlib import Path
 from typing import Any, Mapping
 
-import jax
-
 from cm3leon_jax import config, manifest
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.models.config import TransformerConfig
-from cm3leon_jax.sharding.mesh import MeshConfig
+from cm3leon_jax.sharding import processes
+from cm3leon_jax.sharding.mesh import MeshConfig, make_mesh
 from cm3leon_jax.tasks.objective import CM3Objective
 from cm3leon_jax.tasks.windows import WindowSource
 from cm3leon_jax.training import loop
@@ -64,15 +63,19 @@ def train(
     log_every: int = 10,
     checkpoint_every: int = 1000,
     keep_checkpoints: int = 2,
+    keep_every: int = 0,
     eval_every: int = 0,
     ema_decay: float = 0.0,
+    watchdog_minutes: float = 30.0,
+    profile_steps: str = "",
+    wandb_project: str = "",
 ) -> int:
   """Trains a model on packed windows; see `training.loop.train`.
 
   Args:
-    workdir: the run folder.
+    workdir: the run folder; also in a bucket (`gs://…`).
     batch_size: rows of the global batch.
-    data: folder made by `cm3leon data build`; the next three are relative to it.
+    data: folder made by `cm3leon data build`; the next three are relative to it, or absolute.
     windows: what to train on.
     evaluations: name → windows folder, evaluated as they are (no masks).
     init_from: run folder or released model whose weights fine-tuning starts from.
@@ -81,22 +84,23 @@ def train(
     The exit code.
   """
   root = Path(data)
-  rows = batch_size // jax.process_count()
-  open_windows = functools.partial(WindowSource, vocabulary=vocabulary, host_index=jax.process_index(),
-                                   host_count=jax.process_count())
+  share, shares = processes.batch_share(make_mesh(mesh))
+  open_windows = functools.partial(WindowSource, vocabulary=vocabulary, host_index=share, host_count=shares)
   source = open_windows(root / windows, batch_size=batch_size, seed=seed, objective=objective)
   if source.layout != layout:
     raise InputError(f"{root / windows}: made with {source.layout}, the run has {layout}; make the windows again: "
                      "cm3leon data windows")
-  held_out = {name: open_windows(root / folder, batch_size=max(rows, 1) * jax.process_count(),
-                                 objective=CM3Objective(mode="none")).once
+  held_out = {name: open_windows(root / folder, batch_size=batch_size, objective=CM3Objective(mode="none")).once
               for name, folder in (evaluations or {}).items()}
+  if init_from and "://" not in init_from:
+    init_from = str(root / init_from)
   loop.train(
       model=fit_model(model, vocabulary, layout), vocabulary=vocabulary, layout=layout, optimizer=optimizer, loss=loss,
       mesh=mesh, input_fn=source, workdir=workdir, steps=steps, seed=seed, log_every=log_every,
-      checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, eval_every=eval_every,
-      evaluations=held_out, ema_decay=ema_decay, init_from=str(root / init_from) if init_from else "",
-      meta=fingerprints(root), operative_config=config.operative())
+      checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, keep_every=keep_every,
+      eval_every=eval_every, evaluations=held_out, ema_decay=ema_decay, watchdog_minutes=watchdog_minutes,
+      profile_steps=profile_steps, wandb_project=wandb_project, init_from=init_from, meta=fingerprints(root),
+      operative_config=config.operative())
   return 0
 
 
@@ -108,6 +112,7 @@ def fingerprints(data: Path) -> dict[str, str]:
           "encoder": index["encoder"], "data": str(data.resolve())}
 
 
-def main(workdir: str | os.PathLike, data: str = "") -> int:
-  """Runs `train` as the loaded gin configuration says."""
-  return config.configured("train", workdir, **({"data": data} if data else {}))
+def main(workdir: str | os.PathLike, data: str = "", profile_steps: str = "") -> int:
+  """Runs `train` as the loaded gin configuration says; arguments that are not empty go before it."""
+  given = {"data": data, "profile_steps": profile_steps}
+  return config.configured("train", workdir, **{name: value for name, value in given.items() if value})

@@ -9,7 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from cm3leon_jax.models.linear import contract, outer
 from cm3leon_jax.sharding import rules as rules_lib

@@ -1,18 +1,18 @@
-"""What a run writes about itself: metrics.jsonl, TensorBoard, a progress bar; and the FLOPs behind MFU."""
+"""What a run writes about itself: rows for the sinks, a progress bar; and the FLOPs behind MFU."""
 
-import json
 import math
-import os
-from pathlib import Path
 import sys
 import time
 from typing import Mapping
 
+from etils import epath
 import jax
 import tqdm
 
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import abstract_parameters
+from cm3leon_jax.training import sinks
+from cm3leon_jax.training.losses import MODALITIES
 
 # Dense bf16 peak of one device in FLOP/s, by the start of `device_kind` (vendors' data sheets).
 PEAK_FLOPS = {
@@ -41,73 +41,25 @@ def peak_flops(devices) -> float | None:
   return None
 
 
-class JsonLines:
-  """metrics.jsonl: one row a log or evaluation. A resumed run cuts off what it will write again."""
-
-  def __init__(self, path: Path, step: int):
-    """Opens `path` for appending after dropping rows beyond `step`, and a torn last line."""
-    rows = []
-    if path.is_file():
-      for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-          if json.loads(line)["step"] <= step:
-            rows.append(line + "\n")
-        except ValueError:
-          break  # torn by a kill: the last line
-      temporary = path.with_name(path.name + ".partial")
-      temporary.write_text("".join(rows), encoding="utf-8")
-      os.replace(temporary, path)
-    self._file = path.open("a", encoding="utf-8")
-
-  def write(self, row: Mapping) -> None:
-    self._file.write(json.dumps(row) + "\n")
-    self._file.flush()
-
-  def close(self) -> None:
-    self._file.close()
-
-
-class TensorBoard:
-  """Scalars in an event file, by TensorBoard's own protos and record format; its writer would import TensorFlow."""
-
-  def __init__(self, folder: Path, step: int):
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-    from tensorboard.summary.writer.record_writer import RecordWriter
-    self._event, self._summary = event_pb2, summary_pb2
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"events.out.tfevents.{time.time_ns() // 1000}.{os.getpid()}"
-    self._records = RecordWriter((folder / name).open("wb"))
-    self._add(file_version="brain.Event:2")
-    # A START marker tells TensorBoard to forget later steps of an interrupted run.
-    self._add(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-
-  def _add(self, **fields) -> None:
-    self._records.write(self._event.Event(wall_time=time.time(), **fields).SerializeToString())
-    self._records.flush()
-
-  def write(self, row: Mapping) -> None:
-    values = [self._summary.Summary.Value(tag=k, simple_value=v) for k, v in row.items()
-              if k != "step" and isinstance(v, (int, float))]
-    self._add(step=row["step"], summary=self._summary.Summary(value=values))
-
-  def close(self) -> None:
-    self._records.close()
-
-
 class Reporter:
-  """Rows of a run to file, TensorBoard and the progress bar. Writes on process 0 only."""
+  """Rows of a run to the sinks and the progress bar. Writes on process 0 only."""
 
-  def __init__(self, workdir: Path, step: int, steps: int, flops_per_token: float, devices):
+  def __init__(self, workdir: epath.Path, step: int, steps: int, flops_per_token: float, devices,
+               wandb_project: str = ""):
     """`step` is the one restored (0 at first), `steps` the run's total."""
     self._flops, self._peak = flops_per_token, peak_flops(devices)
     self._main = jax.process_index() == 0
     self._sinks = []
     if self._main:
-      self._sinks.append(JsonLines(workdir / "metrics.jsonl", step))
+      self._sinks.append(sinks.JsonLines(workdir / "metrics.jsonl", step))
       try:
-        self._sinks.append(TensorBoard(workdir / "tensorboard", step))
+        self._sinks.append(sinks.TensorBoard(workdir / "tensorboard", step))
       except ImportError:
         print("tensorboard is not installed: no event files", file=sys.stderr)
+      try:
+        self._sinks += [sinks.WandB(workdir, wandb_project)] if wandb_project else []
+      except ImportError:
+        print(f"wandb is not installed: nothing goes to its project {wandb_project}", file=sys.stderr)
     self._bar = tqdm.tqdm(total=steps, initial=step, desc="train", file=sys.stderr, mininterval=1.0, unit="step",
                           disable=not self._main)
     self._time, self._tokens, self._smooth = time.perf_counter(), 0, None
@@ -122,7 +74,7 @@ class Reporter:
     self._time, self._tokens = time.perf_counter(), 0
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """A row of the training loss: `loss`, per modality nats and perplexity, tokens/s, MFU."""
+    """A row of the training loss: all of `metrics` as they are, perplexities, tokens/s, MFU."""
     now = time.perf_counter()
     speed = self._tokens / (now - self._time) if self._tokens else None
     self._time, self._tokens = now, 0
@@ -139,12 +91,17 @@ class Reporter:
     row = {f"{name}/{k}": v for k, v in with_perplexity(metrics).items()}
     self._write({"step": step, **row})
     if self._main:
-      losses = ", ".join(f"{k.removeprefix('loss_')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss_"))
+      losses = ", ".join(f"{m} {metrics[f'loss_{m}']:.4f}" for m in MODALITIES)
       self._bar.write(f"step {step} · {name}: {losses}", file=sys.stderr)
 
   def _write(self, row: Mapping) -> None:
     for sink in self._sinks:
       sink.write(row)
+
+  def flush(self) -> None:
+    """Everything so far is on disk, or in the bucket."""
+    for sink in self._sinks:
+      sink.flush()
 
   def close(self) -> None:
     for sink in self._sinks:
@@ -157,6 +114,7 @@ def with_perplexity(metrics: Mapping[str, float]) -> dict[str, float]:
   row = {}
   for name, value in metrics.items():
     row[name] = value
-    if name.startswith("loss_") and metrics.get("tokens_" + name.removeprefix("loss_")):
-      row["perplexity_" + name.removeprefix("loss_")] = math.exp(min(value, 50.0))
+    modality = name.removeprefix("loss_")
+    if name != modality and modality in MODALITIES and metrics["tokens_" + modality]:
+      row["perplexity_" + modality] = math.exp(min(value, 50.0))
   return row

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch_parity import PACKED, VALUES, VOCABULARY, WHOLE, assert_equal, randomise, run_ours, run_torch
+from torch_parity import PACKED, VALUES, VOCABULARY, WHOLE, assert_equal, forward, randomise, run_ours, run_torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
 from cm3leon_jax import config as gin_config
@@ -112,7 +112,7 @@ def test_packed_segments(kind):
 def test_only_the_mask_of_image_ids_parts_the_public_forward_from_ours():
   """The tests above compare logits before this mask; the released model must not draw."""
   model, params = both(KIND_7B)
-  ours = run_ours(KIND_7B, params, WHOLE).logits
+  ours = forward(KIND_7B, params, WHOLE)[1]
   theirs = model(input_ids=torch.tensor(WHOLE["inputs"]).long()).logits.detach().numpy()
   masked = np.isin(np.arange(VOCABULARY.total_size), IMAGE_IDS)
   assert (theirs[..., masked] == np.finfo(np.float32).min).all()
@@ -126,7 +126,7 @@ def test_each_switch_matters(change):
   wrong = dataclasses.replace(KIND_7B, **change)
   known = init.parameter_table(wrong)["layers"]
   kept = params | {"layers": {name: x for name, x in params["layers"].items() if name in known}}
-  moved = run_ours(wrong, kept, WHOLE).logits - run_ours(KIND_7B, params, WHOLE).logits
+  moved = forward(wrong, kept, WHOLE)[1] - forward(KIND_7B, params, WHOLE)[1]
   assert np.abs(moved).max() > 0.1
 
 

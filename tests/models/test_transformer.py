@@ -121,11 +121,13 @@ def test_a_block_with_heads_first_is_the_same_block(config):
   bias = attention.bias_from_mask(attention.causal_mask(jnp.ones((2, 12), jnp.int32)))
   attend = lambda q, k, v: attention.attend_reference(q, k, v, bias)
   turned = lambda *qkv: attend(*(a.swapaxes(1, 2) for a in qkv)).swapaxes(1, 2)
-  results = []
-  for heads_first, function in ((False, attend), (True, turned)):
+
+  def value_and_gradient(function, heads_first):
     out, pull = jax.vjp(lambda w, x: block(config, w, x, positions, function, None, heads_first), w, x)
-    results.append((out, pull(dout)))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), *results)
+    return out, pull(dout)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), value_and_gradient(attend, False),
+               value_and_gradient(turned, True))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

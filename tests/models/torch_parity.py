@@ -1,9 +1,9 @@
 """What the parity tests share: weights that all matter in a torch model, its results, and ours beside them."""
 
+import functools
 from typing import Callable, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -76,19 +76,25 @@ def run_torch(model: torch.nn.Module, backbone: torch.nn.Module, batch: dict, **
   return Results(hidden.detach().numpy(), logits.detach().numpy(), loss.item(), gradients)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def forward(config: TransformerConfig, params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+  """Our hidden states and logits."""
+  model = Transformer(config)
+  hidden = model.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"])
+  return hidden, model.apply({"params": params}, hidden, method="logits")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_gradients(config: TransformerConfig, params: dict, batch: dict) -> tuple[jax.Array, dict]:
+  """Of the loss that training takes."""
+  loss = lambda p: metrics(loss_sums(Transformer(config), p, batch, LossConfig(), VOCABULARY))["loss"]
+  return jax.value_and_grad(loss)(params)
+
+
 def run_ours(config: TransformerConfig, params: dict, batch: dict) -> Results:
-  """The same of `Transformer`, with the loss that training takes."""
   jax.tree.map(lambda x, a: np.testing.assert_equal(x.shape, a.shape), params, init.abstract_parameters(config))
-  model, batch = Transformer(config), jax.tree.map(jnp.asarray, batch)
-
-  @jax.jit
-  def run(p):
-    hidden = model.apply({"params": p}, batch["inputs"], batch["positions"], batch["segment_ids"])
-    loss = lambda p: metrics(loss_sums(model, p, batch, LossConfig(), VOCABULARY))["loss"]
-    return hidden, model.apply({"params": p}, hidden, method="logits"), *jax.value_and_grad(loss)(p)
-
-  hidden, logits, loss, gradients = jax.device_get(run(jax.tree.map(jnp.asarray, params)))
-  return Results(hidden, logits, float(loss), gradients)
+  loss, gradients = jax.device_get(loss_and_gradients(config, params, batch))
+  return Results(*jax.device_get(forward(config, params, batch)), float(loss), gradients)
 
 
 def assert_equal(ours: Results, theirs: Results, to_ours: Callable, batch: dict) -> None:

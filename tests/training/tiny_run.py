@@ -1,6 +1,7 @@
 """A tiny training run, importable by the tests and runnable as a process that can be killed.
 
-    python -m tests.training.tiny_run WORKDIR STEPS [--pause SECONDS] [--dropout RATE] …
+    python tests/training/tiny_run.py WORKDIR STEPS [--pause SECONDS] [--fsdp N --data N --tensor N]
+        [--port P --processes N --process I]
 """
 
 import argparse
@@ -11,7 +12,8 @@ import numpy as np
 
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.models.config import TransformerConfig
-from cm3leon_jax.sharding.mesh import MeshConfig
+from cm3leon_jax.sharding import processes
+from cm3leon_jax.sharding.mesh import MeshConfig, make_mesh
 from cm3leon_jax.training.loop import train
 from cm3leon_jax.training.losses import LossConfig
 from cm3leon_jax.training.optimizer import OptimizerConfig
@@ -40,22 +42,29 @@ def batch(t: int) -> dict[str, np.ndarray]:
           "positions": np.tile(np.arange(LENGTH, dtype=np.int32), (BATCH, 1))}
 
 
-def batches(start: int, pause: float = 0.0):
+def rows(t: int, share: tuple[int, int]) -> dict[str, np.ndarray]:
+  """Of batch t, what process i of n supplies."""
+  i, n = share
+  return {name: x[i * BATCH // n:(i + 1) * BATCH // n] for name, x in batch(t).items()}
+
+
+def batches(start: int, pause: float = 0.0, share: tuple[int, int] = (0, 1)):
   t = start
   while True:
     time.sleep(pause)
-    yield batch(t)
+    yield rows(t, share)
     t += 1
 
 
 def run(workdir, steps: int, *, pause: float = 0.0, optimizer: str = "adamw", mesh: MeshConfig = MeshConfig(fsdp=1),
         model_changes: dict | None = None, **changes):
   """`changes` override arguments of `train`."""
+  share = processes.batch_share(make_mesh(mesh))
   arguments = dict(
       model=model(**(model_changes or {})), vocabulary=VOCABULARY, layout=LAYOUT,
       optimizer=OptimizerConfig(optimizer, learning_rate=1e-2, warmup_steps=3), loss=LossConfig(text_weight=0.3),
-      mesh=mesh, input_fn=lambda start: batches(start, pause), workdir=workdir, steps=steps, log_every=1,
-      checkpoint_every=4, eval_every=6, evaluations={"heldout": lambda: [batch(1000), batch(1001)]}, ema_decay=0.9)
+      mesh=mesh, input_fn=lambda start: batches(start, pause, share), workdir=workdir, steps=steps, log_every=1,
+      checkpoint_every=4, eval_every=6, evaluations={"heldout": lambda: [rows(1000, share), rows(1001, share)]}, ema_decay=0.9)
   return train(**(arguments | changes))
 
 
@@ -64,6 +73,14 @@ if __name__ == "__main__":
   parser.add_argument("workdir")
   parser.add_argument("steps", type=int)
   parser.add_argument("--pause", type=float, default=0.0)
+  parser.add_argument("--heartbeat", type=int, default=10, help="seconds")
+  for name in ("port", "processes", "process"):
+    parser.add_argument(f"--{name}", type=int)
+  for name in ("fsdp", "data", "tensor"):
+    parser.add_argument(f"--{name}", type=int, default=1)
   flags = parser.parse_args()
-  run(flags.workdir, flags.steps, pause=flags.pause, optimizer="muon", model_changes={"dropout": 0.1})
+  with processes.joined(f"127.0.0.1:{flags.port}" if flags.port else "", flags.processes, flags.process,
+                        heartbeat_seconds=flags.heartbeat):
+    run(flags.workdir, flags.steps, pause=flags.pause, optimizer="muon", model_changes={"dropout": 0.1},
+        mesh=MeshConfig(data=flags.data, fsdp=flags.fsdp, tensor=flags.tensor))
   print("done", file=sys.stderr)
