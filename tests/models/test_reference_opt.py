@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
-from torch_parity import PACKED, VOCABULARY, WHOLE, assert_equal, forward, randomise, rows, run_ours, run_torch
-from transformers import OPTConfig, OPTForCausalLM
+from torch_parity import (PACKED, VOCABULARY, WHOLE, assert_equal, forward, randomise, rows, run_ours, run_torch,
+                          whole_forward, without_weights)
 
 from cm3leon_jax.models import init
 from cm3leon_jax.models.config import TransformerConfig
@@ -15,12 +14,15 @@ OURS = TransformerConfig(vocab_size=VOCABULARY.total_size, num_layers=3, model_d
                          dtype="float32")
 
 
-def opt_config(c: TransformerConfig) -> OPTConfig:
-  """The same network in OPT's terms. A pad id would keep the gradient of lookups from that row, so there is none."""
-  return OPTConfig(vocab_size=c.vocab_size, hidden_size=c.model_dim, num_hidden_layers=c.num_layers, ffn_dim=c.mlp_dim,
-                   num_attention_heads=c.num_heads, max_position_embeddings=c.max_positions, activation_function="relu",
-                   enable_bias=False, layer_norm_elementwise_affine=False, do_layer_norm_before=True, dropout=0.0,
-                   pad_token_id=None, attn_implementation="eager")
+def public(c: TransformerConfig):
+  """The same network as OPT. A pad id would keep the gradient of lookups from that row, so there is none."""
+  from transformers import OPTConfig, OPTForCausalLM
+
+  return OPTForCausalLM(OPTConfig(
+      vocab_size=c.vocab_size, hidden_size=c.model_dim, num_hidden_layers=c.num_layers, ffn_dim=c.mlp_dim,
+      num_attention_heads=c.num_heads, max_position_embeddings=c.max_positions, activation_function="relu",
+      enable_bias=False, layer_norm_elementwise_affine=False, do_layer_norm_before=True, dropout=0.0, pad_token_id=None,
+      attn_implementation="eager"))
 
 
 def to_ours(weights: dict[str, np.ndarray]) -> dict:
@@ -55,7 +57,7 @@ def to_ours(weights: dict[str, np.ndarray]) -> dict:
 
 @pytest.fixture(scope="module")
 def opt():
-  return randomise(OPTForCausalLM(opt_config(OURS)))
+  return randomise(public(OURS))
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +68,23 @@ def params(opt):
 def test_logits_loss_and_gradients(opt, params):
   theirs = run_torch(opt, opt.model.decoder, WHOLE)
   assert_equal(run_ours(OURS, params, WHOLE), theirs, to_ours, WHOLE)
-  whole = opt(input_ids=torch.tensor(WHOLE["inputs"]).long()).logits.detach().numpy()
-  np.testing.assert_array_equal(whole, theirs.logits)  # what was compared is what the public model returns
+  # What was compared is what the public model returns.
+  np.testing.assert_array_equal(whole_forward(opt, WHOLE), theirs.logits)
 
 
 def test_padding_on_either_side(opt, params):
   """OPT takes a mask of the real tokens and counts positions from the first of them."""
   batch = rows([1] * 14 + [0] * 6, [0] * 5 + [1] * 15)
-  theirs = run_torch(opt, opt.model.decoder, batch, attention_mask=torch.tensor(batch["segment_ids"]).long())
+  theirs = run_torch(opt, opt.model.decoder, batch, attention_mask=batch["segment_ids"])
   assert_equal(run_ours(OURS, params, batch), theirs, to_ours, batch)
 
 
 def test_packed_segments(opt, params):
   """OPT takes a whole mask, added to the scores, and positions."""
-  segment = torch.tensor(PACKED["segment_ids"])
-  sees = torch.tril(segment[:, :, None] == segment[:, None, :])
-  mask = torch.where(sees, 0.0, torch.finfo(torch.float32).min)[:, None]
-  theirs = run_torch(opt, opt.model.decoder, PACKED, attention_mask=mask,
-                     position_ids=torch.tensor(PACKED["positions"]).long())
+  segment = PACKED["segment_ids"]
+  sees = np.tril(segment[:, :, None] == segment[:, None, :])[:, None]
+  mask = np.where(sees, np.float32(0), np.finfo(np.float32).min)
+  theirs = run_torch(opt, opt.model.decoder, PACKED, attention_mask=mask, position_ids=PACKED["positions"])
   assert_equal(run_ours(OURS, params, PACKED), theirs, to_ours, PACKED)
 
 
@@ -108,8 +109,7 @@ def test_every_weight_is_where_it_belongs(params):
                          ids=["350m", "760m", "7b"])
 def test_the_papers_shapes_have_as_many_parameters(layers, width, heads):
   config = TransformerConfig(vocab_size=65_536, num_layers=layers, model_dim=width, num_heads=heads)
-  with torch.device("meta"):
-    theirs = sum(x.numel() for x in OPTForCausalLM(opt_config(config)).parameters())
+  theirs = sum(x.numel() for x in without_weights(lambda: public(config)).parameters())
   # A layer has 4·D² in attention and 2·4·D² in the feed-forward; tables of 65,536 tokens and 4,096 positions.
   arithmetic = layers * 12 * width**2 + (65_536 + 4_096) * width
   # OPT's table of positions has two rows more than there are positions.

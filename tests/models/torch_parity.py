@@ -1,11 +1,13 @@
-"""What the parity tests share: weights that all matter in a torch model, its results, and ours beside them."""
+"""What the parity tests share: weights that all matter in a torch model, its results, and ours beside them.
+
+torch and transformers are imported where they are used: `make test`, which lacks them, reads these files too.
+"""
 
 import functools
 from typing import Callable, NamedTuple
 
 import jax
 import numpy as np
-import torch
 
 from cm3leon_jax.models import init
 from cm3leon_jax.models.config import TransformerConfig
@@ -30,8 +32,10 @@ class Results(NamedTuple):
   gradients: dict  # of the loss, by parameter
 
 
-def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-  """Every parameter random, gains and biases too: gains around 1, biases around 0, the rest wide enough to matter."""
+def randomise(model, seed: int = 0):
+  """The torch module, every parameter random: gains around 1, the rest around 0 and wide enough to matter."""
+  import torch
+
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, x in model.named_parameters():
@@ -59,14 +63,18 @@ WHOLE = rows([1] * LENGTH, [1] * LENGTH)
 PACKED = rows([1] * 7 + [2] * 13, [1] * 12 + [2] * 3 + [3] * 5)
 
 
-def run_torch(model: torch.nn.Module, backbone: torch.nn.Module, batch: dict, **masks) -> Results:
-  """The public model's own forward pass, head, loss and gradients.
+def run_torch(model, backbone, batch: dict, **masks: np.ndarray) -> Results:
+  """A public model's own forward pass, head, loss and gradients.
 
   Args:
-    backbone: the part of `model` that gives hidden states.
+    model: torch module with `lm_head` and `loss_function`.
+    backbone: the part of it that gives hidden states.
     **masks: `attention_mask`, `position_ids`, as the public model takes them.
   """
-  hidden = backbone(input_ids=torch.tensor(batch["inputs"]).long(), use_cache=False, **masks).last_hidden_state
+  import torch
+
+  masks = {name: torch.tensor(x) for name, x in masks.items()}
+  hidden = backbone(input_ids=torch.tensor(batch["inputs"]), use_cache=False, **masks).last_hidden_state
   logits = model.lm_head(hidden)
   labels = torch.tensor(np.where(batch["loss_weights"] > 0, batch["targets"], -100)).long()
   loss = model.loss_function(logits=logits, labels=None, shift_labels=labels, vocab_size=logits.shape[-1])
@@ -74,6 +82,22 @@ def run_torch(model: torch.nn.Module, backbone: torch.nn.Module, batch: dict, **
   loss.backward()
   gradients = {name: x.grad.numpy() for name, x in model.named_parameters() if x.grad is not None}
   return Results(hidden.detach().numpy(), logits.detach().numpy(), loss.item(), gradients)
+
+
+def whole_forward(model, batch: dict) -> np.ndarray:
+  """The logits that the public model returns."""
+  import torch
+
+  with torch.no_grad():
+    return model(input_ids=torch.tensor(batch["inputs"])).logits.numpy()
+
+
+def without_weights(make: Callable):
+  """The torch module that `make()` gives, with the shapes of its parameters and no memory for them."""
+  import torch
+
+  with torch.device("meta"):
+    return make()
 
 
 @functools.partial(jax.jit, static_argnums=0)
