@@ -2,6 +2,7 @@
 
     python3 launch/on_worker.py start [--replace] -- CMD…   starts it, and returns
     python3 launch/on_worker.py follow                      shows its log until it ends; exits as it did
+    python3 launch/on_worker.py failed                      whether this host is why a run ended: exits with 99, shows the log
     python3 launch/on_worker.py idle                        fails if a run is going on
     python3 launch/on_worker.py stop                        SIGTERM, and waits: a `cm3leon train` saves and exits with 75
 
@@ -11,10 +12,15 @@ Everything is in ~/cm3leon_run: `log`, `pid` (of the keeper, which waits for the
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+FAILED = 99  # exit code of `failed`
+# Exit codes of a run that no input makes: done; preempted, or another host was lost; killed by a signal.
+INNOCENT = (0, 75, *range(129, 256))
+END_SECONDS = 90  # for this host to end too, once host 0 has: a heartbeat of jax.distributed and some
 STOP_SECONDS = 600  # to save a checkpoint
 LAST_BYTES = 4000  # of the log that `follow` shows first
 
@@ -102,6 +108,18 @@ def follow() -> int:
       time.sleep(0.5)
 
 
+def failed() -> int:
+  """Host 0 exits with 75 when another host is gone; this tells which one failed, and why."""
+  until = time.monotonic() + END_SECONDS
+  while not ended() and time.monotonic() < until:
+    time.sleep(0.5)
+  if not ended() or exit_code() in INNOCENT:
+    return 0
+  print(f"on_worker: {socket.gethostname()} failed with exit code {exit_code()}; the end of its log:")
+  print((folder() / "log").read_bytes()[-LAST_BYTES:].decode(errors="replace"))
+  return FAILED
+
+
 def stop() -> int:
   keeper = alive()
   if not keeper:
@@ -120,7 +138,7 @@ if __name__ == "__main__":
   verb, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
   if verb == "_keep":
     sys.exit(keep(words))
-  verbs = {"start": lambda: start(words), "follow": follow, "idle": idle, "stop": stop}
+  verbs = {"start": lambda: start(words), "follow": follow, "failed": failed, "idle": idle, "stop": stop}
   if verb not in verbs:
     sys.exit(__doc__)
   sys.exit(verbs[verb]())

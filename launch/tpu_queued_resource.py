@@ -33,6 +33,7 @@ INSTALL = ("{ ! test -e cm3leon_jax/launch/on_worker.py || python3 cm3leon_jax/l
 RUNTIMES = {"v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e",
             "v4": "tpu-ubuntu2204-base"}
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED")  # states of machines that were taken away, or never came
+FAILED = 99  # of `on_worker.py failed`
 LOST = 255  # ssh's own exit code: the connection, not the run
 POLL_SECONDS = 30
 LOST_IN_A_ROW = 20  # times POLL_SECONDS without a connection although the machines are not known to be gone
@@ -128,6 +129,10 @@ class Slice:
   def follow(self, note: str = "") -> int:
     return self.shell.run(self.ssh(remote([*ON_WORKER, "follow"]), worker="0"), note=note)
 
+  def failed(self) -> int:
+    """FAILED when a host failed by itself: its log is shown, and starting again would not help."""
+    return self.shell.run(self.ssh(remote([*ON_WORKER, "failed"])))
+
   def stop(self) -> int:
     return self.shell.run(self.ssh(remote([*ON_WORKER, "stop"])))
 
@@ -157,10 +162,12 @@ def watch(machines: Slice) -> int:
   """Follows a run until it ends or its machines do. A lost connection is taken up again.
 
   Returns:
-    The run's exit code; PREEMPTED too when the machines were taken away.
+    The exit code of host 0; 1 when another host failed; PREEMPTED too when the machines were taken away.
   """
   for _ in range(LOST_IN_A_ROW):
     code = machines.follow()
+    if code == PREEMPTED and machines.failed() == FAILED:
+      return 1
     if code in (0, PREEMPTED):
       return code
     state = settled(machines)
@@ -193,7 +200,7 @@ def run(machines: Slice, again: bool) -> int:
     machines.install()
     machines.start(replace=False)
     gone = "; if the machines are gone: delete, create, and all that follows" if again else ""
-    machines.follow(note=f"on exit code {PREEMPTED}: start --replace and follow, at most {retries} times{gone}")
+    machines.follow(note=f"on exit code {PREEMPTED}: failed, on all; start --replace and follow, at most {retries} times{gone}")
     return 0
   check(machines.install(), "install")
   check(machines.start(replace=False), "start")

@@ -14,7 +14,7 @@ GKE = ["launch/gke_jobset.py", "pretrain-7b", "--image=us-docker.pkg.dev/lab/ima
 CASES = {
     "local.txt": ["launch/local.py", "--processes=2", "--devices=4", "--port=12345", "--dry_run", *TRAIN],
     "tpu_up.txt": [*TPU, "up", *PLACE, "--accelerator_type=v5litepod-256", "--spot", "--env=LIBTPU_INIT_ARGS=--a=1 --b=2", *TRAIN],
-    "tpu_create.txt": [*TPU, "create", *PLACE, "--accelerator_type=v5p-128", "--reserved", "--create_flag=--network=lab net"],
+    "tpu_create.txt": [*TPU, "create", *PLACE, "--accelerator_type=v5p-128", "--reserved", "--create_flag=--network=lab-net"],
     "tpu_run.txt": [*TPU, "run", *PLACE, *TRAIN],
     "tpu_logs.txt": [*TPU, "logs", *PLACE],
     "tpu_stop.txt": [*TPU, "stop", *PLACE],
