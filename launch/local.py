@@ -23,6 +23,7 @@ from commands import PREEMPTED, InputError, say
 
 TIMED_OUT = 124  # as timeout(1)
 DYING_SECONDS = 10.0  # between SIGTERM and SIGKILL for those whose peer is gone: there is nothing left to save together
+PROGRESS_SECONDS = 10.0  # how often a progress bar becomes a line
 FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 
@@ -77,9 +78,24 @@ class Process:
     self._copier.start()
 
   def _copy(self) -> None:
-    for line in self._popen.stdout:
-      sys.stdout.write(f"[{self.index}] {line.decode(errors='replace').rstrip()}\n")
-      sys.stdout.flush()
+    rest, shown = b"", time.monotonic()
+    while chunk := os.read(self._popen.stdout.fileno(), 1 << 16):
+      *lines, rest = (rest + chunk).split(b"\n")
+      for line in lines:
+        self._show(line)
+      if b"\r" in rest:  # a progress bar draws over itself
+        rest = rest[rest.rindex(b"\r"):]
+        if time.monotonic() > shown + PROGRESS_SECONDS:
+          self._show(rest)
+          shown = time.monotonic()
+    if rest:
+      self._show(rest)
+
+  def _show(self, line: bytes) -> None:
+    """What a terminal would be left with: what came last of what was drawn over itself."""
+    drawn = [part for part in line.decode(errors="replace").split("\r") if part.strip()] or [""]
+    sys.stdout.write(f"[{self.index}] {drawn[-1].rstrip()}\n")
+    sys.stdout.flush()
 
   def ended(self) -> bool:
     # Not reaped yet: until then its id, which is that of its group, cannot become somebody else's.

@@ -160,6 +160,15 @@ def test_timeout(tmp_path):
   assert code == 124 and "--timeout=0.5 s is over" in err
 
 
+def test_a_progress_bar_becomes_one_line(tmp_path):
+  body = "sys.stdout.write('\\r  1 %\\r 50 %\\r100 %\\r      \\rdone\\nlast, without an end')"
+  code, out, _ = finish(launch(tmp_path, body))
+  assert code == 0
+  for index in range(2):
+    assert [line for line in out.splitlines() if line.startswith(f"[{index}]")] == [
+        f"[{index}] done", f"[{index}] last, without an end"]
+
+
 def test_commands_of_this_environment_are_found(tmp_path):
   """`cm3leon`, installed beside the Python that runs the launcher, need not be on the path."""
   done = subprocess.run([sys.executable, "launch/local.py", "--processes=1", "--", "cm3leon", "--help"], cwd=dry_runs.ROOT,
