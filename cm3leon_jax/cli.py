@@ -160,14 +160,17 @@ def _search(sub) -> Run:
 def _plan(sub) -> Run:
   parser = sub.add_parser("plan", help="will it fit, how fast, how long: compiles the training step for a TPU slice, without one")
   _gin_flags(parser)
-  parser.add_argument("--topology", required=True, metavar="T", help="e.g. v5e:16x16")
+  parser.add_argument("--topology", required=True, metavar="T", help="a TPU slice, e.g. v5e:16x16, or GPU nodes, e.g. h100:32x8")
+  parser.add_argument("--analytic", action="store_true", help="from shapes alone, in seconds; for GPUs the only way")
+  parser.add_argument("--search", action="store_true", help="try remat policies, rows at once and tensor axes")
+  parser.add_argument("--hlo", default="", metavar="F", help="where the compiled program's text goes")
   parser.add_argument("--json", default="", metavar="O", help="where the figures go")
 
   def run(args):
     from cm3leon_jax import config, plan
 
     config.load(args.gin_file, args.gin_bindings)
-    plan.main(args.topology, args.json)
+    plan.main(args.topology, args.json, analytic=args.analytic, search=args.search, hlo=args.hlo)
 
   return parser, run
 

@@ -1,74 +1,36 @@
 """The loop: same losses on any mesh, after any kill; checkpoints, preemption, errors."""
 
-import json
 import math
-import os
-from pathlib import Path
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from run_processes import checkpoints, losses, rows, start, wait_for_step
 import tiny_run
 
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.sharding.mesh import MeshConfig
-
-ROOT = Path(__file__).parents[2]
-
-
-def rows(workdir) -> list[dict]:
-  return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(workdir) -> list[tuple]:
-  """Every number of metrics.jsonl but the speed, as bits."""
-  return [tuple((k, float(v).hex()) for k, v in row.items() if k != "tokens_per_second") for row in rows(workdir)]
-
-
-def start_process(workdir, steps: int, pause: float) -> subprocess.Popen:
-  # One compilation cache for all four processes: compiling is most of their time.
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "",
-                              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                              "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "compiled")}
-  return subprocess.Popen([sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), str(steps),
-                           f"--pause={pause}"], env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(process, workdir, step: int) -> None:
-  path = Path(workdir) / "metrics.jsonl"
-  deadline = time.monotonic() + 240
-  while time.monotonic() < deadline:
-    assert process.poll() is None, process.stderr.read()
-    if path.is_file() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(keepends=True)
-                              if line.endswith("\n")):
-      return
-    time.sleep(0.02)
-  raise AssertionError(f"{path} did not reach step {step}")
-
 
 def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
   """kill -9 after step 6 (checkpoints at 4, 8, …), run again, SIGTERM, run again: every loss has the same bits.
 
   With dropout, EMA, Muon and evaluations on.
   """
-  whole = start_process(tmp_path / "whole", 16, 0.0)
-  broken = start_process(tmp_path / "broken", 16, 0.3)
+  whole = start(tmp_path / "whole", 16)
+  broken = start(tmp_path / "broken", 16, "--pause=0.3")
   wait_for_step(broken, tmp_path / "broken", 6)
   broken.send_signal(signal.SIGKILL)
   broken.wait()
-  again = start_process(tmp_path / "broken", 16, 0.3)
+  again = start(tmp_path / "broken", 16, "--pause=0.3")
   wait_for_step(again, tmp_path / "broken", 10)
   again.send_signal(signal.SIGTERM)
-  assert again.wait(120) == 75, again.stderr.read()
-  last = max(int(p.name) for p in (tmp_path / "broken/checkpoints").iterdir() if p.name.isdigit())
+  assert again.wait(120) == 75, again.log.read_text()
+  last = checkpoints(tmp_path / "broken")[-1]
   assert 10 <= last < 16 and rows(tmp_path / "broken")[-1]["step"] == last  # saved where it stood
-  third = start_process(tmp_path / "broken", 16, 0.0)
-  assert third.wait(240) == 0, third.stderr.read()
-  assert whole.wait(240) == 0, whole.stderr.read()
+  third = start(tmp_path / "broken", 16)
+  assert third.wait(240) == 0, third.log.read_text()
+  assert whole.wait(240) == 0, whole.log.read_text()
   assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
   evaluated = (6, 12, 16)
   assert [row["step"] for row in rows(tmp_path / "whole")] == sorted([*range(1, 17), *evaluated])
@@ -130,8 +92,11 @@ def test_non_finite_steps_are_skipped_counted_and_end_the_run(tmp_path):
         batch["loss_weights"] = np.full_like(batch["loss_weights"], np.nan)
       yield batch
 
-  with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 7"):
+  with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 7, whose batch is in .*not_finite_7_0"):
     tiny_run.run(tmp_path, 12, input_fn=poisoned, max_skipped=3, eval_every=0, checkpoint_every=100)
+  with np.load(tmp_path / "not_finite_7_0.npz") as kept:
+    assert np.isnan(kept["loss_weights"]).all()
+    np.testing.assert_array_equal(kept["inputs"], tiny_run.batch(6)["inputs"])
   by_step = {row["step"]: row for row in rows(tmp_path)}
   assert math.isnan(by_step[2]["loss"]) and by_step[2]["skipped_in_row"] == 1
   assert math.isfinite(by_step[3]["loss"])  # the weights were left alone
