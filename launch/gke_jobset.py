@@ -1,6 +1,6 @@
 """A run on TPU slices of a GKE cluster: launch/gke_jobset.yaml filled in and applied.
 
-    python launch/gke_jobset.py NAME --image=I --accelerator=tpu-v5-lite-podslice --topology=16x16 -- cm3leon train …
+    python launch/gke_jobset.py NAME --image=I --accelerator=tpu-v5-lite-podslice --topology=16x16 --bucket=B -- cm3leon train …
 
 `--dry_run` prints the manifest, which `kubectl apply --filename=-` would get. Restarts are the JobSet's: exit code 75 and lost
 nodes start it again, exit codes 1 and 2 end it. Logs: kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=NAME,
@@ -21,12 +21,14 @@ MANIFEST = commands.ROOT / "launch" / "gke_jobset.yaml"
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="launch/gke_jobset.py", description=__doc__.splitlines()[0],
-                                   usage="%(prog)s NAME --image=I --accelerator=A --topology=T [flags] -- cm3leon train …")
+                                   usage="%(prog)s NAME --image=I --accelerator=A --topology=T --bucket=B [flags] -- CMD…")
   parser.add_argument("name", metavar="NAME", help="of the JobSet: lower-case letters, digits and -")
   parser.add_argument("--image", required=True, help="built from launch/Dockerfile with ACCELERATOR=tpu")
   parser.add_argument("--accelerator", required=True, metavar="A",
                       help="the node pool's, e.g. tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice")
   parser.add_argument("--topology", required=True, metavar="T", help="of one slice, e.g. 16x16 or 4x4x4")
+  parser.add_argument("--bucket", required=True, metavar="B", help="a bucket whose files the run sees, read-only, below /gcs")
+  parser.add_argument("--service_account", default="default", metavar="K", help="of Kubernetes, with access to the bucket")
   parser.add_argument("--chips_per_host", type=int, default=4)
   parser.add_argument("--slices", type=int, default=1)
   parser.add_argument("--spot", action="store_true", help="on a node pool of Spot VMs")
@@ -63,6 +65,8 @@ def manifest(args: argparse.Namespace) -> dict:
   pod["nodeSelector"] = {"cloud.google.com/gke-tpu-accelerator": args.accelerator,
                          "cloud.google.com/gke-tpu-topology": args.topology,
                          **({"cloud.google.com/gke-spot": "true"} if args.spot else {})}
+  pod["serviceAccountName"] = args.service_account
+  pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] = args.bucket
   container = pod["containers"][0]
   # Kubernetes itself expands $(NAME) in a command and in variables; $$ stands for one $.
   literal = lambda text: text.replace("$", "$$")

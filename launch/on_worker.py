@@ -2,7 +2,7 @@
 
     python3 launch/on_worker.py start [--replace] -- CMD…   starts it, and returns
     python3 launch/on_worker.py follow                      shows its log until it ends; exits as it did
-    python3 launch/on_worker.py failed                      whether this host is why a run ended: exits with 99, shows the log
+    python3 launch/on_worker.py failed                      why the run ended: 99 this host failed (shows its log), 98 stop, else 0
     python3 launch/on_worker.py idle                        fails if a run is going on
     python3 launch/on_worker.py stop                        SIGTERM, and waits: a `cm3leon train` saves and exits with 75
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-FAILED = 99  # exit code of `failed`
+FAILED, STOPPED = 99, 98  # exit codes of `failed`
 # Exit codes of a run that no input makes: done; preempted, or another host was lost; killed by a signal.
 INNOCENT = (0, 75, *range(129, 256))
 END_SECONDS = 90  # for this host to end too, once host 0 has: a heartbeat of jax.distributed and some
@@ -69,7 +69,8 @@ def start(words: list) -> int:
     stop()
   idle()
   folder().mkdir(exist_ok=True)
-  (folder() / "exit_code").unlink(missing_ok=True)
+  for name in ("exit_code", "stopped"):
+    (folder() / name).unlink(missing_ok=True)
   with open(folder() / "log", "ab") as log:
     log.write(f"on_worker: started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
     log.flush()
@@ -109,12 +110,12 @@ def follow() -> int:
 
 
 def failed() -> int:
-  """Host 0 exits with 75 when another host is gone; this tells which one failed, and why."""
+  """Host 0 exits with 75 when another host is gone, and when the run was stopped: this tells which, where and why."""
   until = time.monotonic() + END_SECONDS
   while not ended() and time.monotonic() < until:
     time.sleep(0.5)
   if not ended() or exit_code() in INNOCENT:
-    return 0
+    return STOPPED if (folder() / "stopped").exists() else 0
   print(f"on_worker: {socket.gethostname()} failed with exit code {exit_code()}; the end of its log:")
   print((folder() / "log").read_bytes()[-LAST_BYTES:].decode(errors="replace"))
   return FAILED
@@ -124,6 +125,7 @@ def stop() -> int:
   keeper = alive()
   if not keeper:
     return 0
+  (folder() / "stopped").touch()
   os.kill(keeper, signal.SIGTERM)
   until = time.monotonic() + STOP_SECONDS
   while not ended():

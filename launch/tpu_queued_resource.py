@@ -8,7 +8,7 @@
 | create | asks for the machines and waits for them |
 | run | copies this checkout's last commit, installs it, starts the command on every host, follows host 0 |
 | logs | follows host 0 of a run |
-| stop | SIGTERM on every host: the run saves its state and ends with exit code 75 |
+| stop | SIGTERM on every host: the run saves its state and ends with exit code 75; `up` and `run` end with it |
 | delete | gives the machines back |
 
 The run does not hang on this terminal: after Ctrl-C, or a lost connection, `logs` shows it again. Exit codes of `up`, `run`
@@ -33,7 +33,7 @@ INSTALL = ("{ ! test -e cm3leon_jax/launch/on_worker.py || python3 cm3leon_jax/l
 RUNTIMES = {"v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e",
             "v4": "tpu-ubuntu2204-base"}
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED")  # states of machines that were taken away, or never came
-FAILED = 99  # of `on_worker.py failed`
+FAILED, STOPPED = 99, 98  # of `on_worker.py failed`
 LOST = 255  # ssh's own exit code: the connection, not the run
 POLL_SECONDS = 30
 LOST_IN_A_ROW = 20  # times POLL_SECONDS without a connection although the machines are not known to be gone
@@ -130,7 +130,7 @@ class Slice:
     return self.shell.run(self.ssh(remote([*ON_WORKER, "follow"]), worker="0"), note=note)
 
   def failed(self) -> int:
-    """FAILED when a host failed by itself: its log is shown, and starting again would not help."""
+    """FAILED when a host failed by itself (its log is shown), STOPPED after `stop`: then starting again is not wanted."""
     return self.shell.run(self.ssh(remote([*ON_WORKER, "failed"])))
 
   def stop(self) -> int:
@@ -162,14 +162,15 @@ def watch(machines: Slice) -> int:
   """Follows a run until it ends or its machines do. A lost connection is taken up again.
 
   Returns:
-    The exit code of host 0; 1 when another host failed; PREEMPTED too when the machines were taken away.
+    The exit code of host 0; 1 when another host failed; STOPPED after `stop`; PREEMPTED when all may start again, also
+    because the machines were taken away or a signal killed the process of host 0.
   """
   for _ in range(LOST_IN_A_ROW):
     code = machines.follow()
-    if code == PREEMPTED and machines.failed() == FAILED:
-      return 1
-    if code in (0, PREEMPTED):
+    if code == 0:
       return code
+    if code == PREEMPTED or 128 < code < LOST:
+      return {FAILED: 1, STOPPED: STOPPED}.get(machines.failed(), PREEMPTED)
     state = settled(machines)
     if state in GONE:
       return PREEMPTED
@@ -217,7 +218,7 @@ def run(machines: Slice, again: bool) -> int:
       check(machines.install(), "install")
     # A start that fails is tried once more, as a preemption: the machines may just be going.
     code = watch(machines) if machines.start(replace=True) == 0 else PREEMPTED
-  return code
+  return PREEMPTED if code == STOPPED else code
 
 
 def need_command(machines: Slice) -> None:

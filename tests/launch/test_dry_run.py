@@ -74,7 +74,7 @@ def test_hostile_words_stay_words_under_slurm():
 
 def test_hostile_words_stay_words_in_a_jobset():
   shown = dry_runs.dry_run(["launch/gke_jobset.py", "n", "--image=x: {y} # z", "--accelerator=a", "--topology=2x2x4", "--dry_run",
-                            "--env=NOTE=$(touch hacked): x", "--", *HOSTILE_COMMAND])
+                            "--bucket=b", "--env=NOTE=$(touch hacked): x", "--", *HOSTILE_COMMAND])
   container = yaml.safe_load(shown)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
   kubernetes = lambda text: text.replace("$$", "$")  # its escape, without which it would expand $(NAME)
   assert container["image"] == "x: {y} # z"
@@ -91,10 +91,10 @@ def test_hostile_words_stay_words_in_a_jobset():
     (["launch/tpu_queued_resource.py", "create", "n", "--zone=z", "--dry_run"], "--accelerator_type is missing"),
     (["launch/tpu_queued_resource.py", "create", "n", "--zone=z", "--accelerator_type=v9-8", "--dry_run"], "--runtime_version"),
     (["launch/tpu_queued_resource.py", "run", "n", "--zone=z", "--env=A-B=1", "--dry_run", "--", "cm3leon"], "give NAME=VALUE"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--accelerator=a", "--topology=16by16", "--", "x"], "--topology=16by16"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--accelerator=a", "--topology=3x3", "--", "x"], "9 chips"),
-    (["launch/gke_jobset.py", "My Run", "--image=i", "--accelerator=a", "--topology=4x4", "--", "x"], "lower-case"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--accelerator=a", "--topology=4x4"], "no command"),
+    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=16by16", "--", "x"], "16by16"),
+    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=3x3", "--", "x"], "9 chips"),
+    (["launch/gke_jobset.py", "My Run", "--image=i", "--bucket=b", "--accelerator=a", "--topology=4x4", "--", "x"], "lower-case"),
+    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=4x4"], "no command"),
 ])
 def test_a_mistake_is_one_sentence_and_exit_1(words, sentence):
   done = subprocess.run([sys.executable, *words], cwd=dry_runs.ROOT, capture_output=True, text=True, timeout=60)

@@ -37,6 +37,8 @@ def test_the_manifest_restarts_on_75_and_ends_on_a_wrong_input():
   assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
   assert pod["restartPolicy"] == "Never", "Kubernetes allows a podFailurePolicy with nothing else"
   assert job["backoffLimit"] == 0 and job["parallelism"] == job["completions"] == gke_jobset.hosts("16x16", 4)
+  mounted = {volume["name"] for volume in pod["volumes"]}
+  assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == mounted
   (jobset_rule,) = jobset["spec"]["failurePolicy"]["rules"]
   assert jobset_rule["action"] == "FailJobSet" and jobset_rule["onJobFailureReasons"] == ["PodFailurePolicy"]
   assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
@@ -47,6 +49,6 @@ def test_the_shipped_manifest_is_what_the_script_makes_of_its_own_values():
   shipped = yaml.safe_load(gke_jobset.MANIFEST.read_text())
   container = shipped["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
   args = gke_jobset.parse([shipped["metadata"]["name"], f"--image={container['image']}", "--accelerator=tpu-v5-lite-podslice",
-                           "--topology=16x16"])
+                           "--topology=16x16", "--bucket=BUCKET"])
   args.command = container["command"]
   assert gke_jobset.manifest(args) == shipped

@@ -55,6 +55,9 @@ def test_stop_lets_the_run_save(worker, tmp_path):
   assert worker("stop").returncode == 0
   follow = worker("follow")
   assert follow.returncode == 75 and follow.stdout.endswith("saved\n")
+  assert worker("failed").returncode == 98, "a launcher that follows must not take it for a preemption"
+  worker("start", "--", "bash", "-c", "exit 75")
+  assert worker("failed").returncode == 0
 
 
 def test_a_second_start_is_refused_unless_it_replaces(worker, tmp_path):

@@ -104,6 +104,17 @@ def test_a_run_that_fails_on_another_host_is_not_started_again(cloud):
   assert (code, steps) == (1, [*START, "failed"])
 
 
+def test_a_run_that_was_stopped_stays_so(cloud):
+  code, steps = cloud("run", {"follow": [["", 75]], "failed": [["", 98]]})
+  assert (code, steps) == (75, [*START, "failed"])
+
+
+def test_a_run_that_a_signal_ended_starts_again(cloud):
+  """134: jax.distributed gave up a machine that fell silent."""
+  code, steps = cloud("run", {"follow": [["", 134], ["", 0]]})
+  assert (code, steps) == (0, [*START, "failed", "describe", "start --replace", "follow"])
+
+
 def test_retries_are_bounded(cloud):
   code, steps = cloud("run", {"follow": [["", 75]]}, "--retries=3")
   assert code == 75 and steps.count("follow") == 1 + 3
