@@ -4,6 +4,7 @@ Letters: B batch, L queries, S keys, H query heads, K key/value heads, G = H/K, 
 """
 
 import functools
+import math
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -169,14 +170,23 @@ def _attend_splash(q_BxHxLxDh, k_BxKxLxDh, v_BxKxLxDh, segment_ids, interpret: b
 
 
 def _attend_splash_sharded(q, k, v, segment_ids, interpret: bool = False) -> jax.Array:
-  """The kernel on each device's own rows and heads: the compiler cannot partition a Mosaic kernel by itself."""
+  """The kernel on each device's own rows and heads: the compiler cannot partition a Mosaic kernel by itself.
+
+  Where the length is split (a `sequence` axis), heads are split over that axis too while attention lasts: two
+  all-to-alls in place of a gather of keys and values and a mask that knows its place (DeepSpeed-Ulysses, 2309.14509).
+  """
   active = rules_lib.active()
   if active is None or active[0].size == 1:
     return _attend_splash(q, k, v, segment_ids, interpret)
   mesh, rules = active
   names = ("batch", "kv_heads", "length", "head_dim")
-  rows, kv_heads, *_ = rules_lib.partition_spec(names, k.shape, rules, mesh, "keys")
-  per_head, per_row = PartitionSpec(rows, kv_heads, None, None), PartitionSpec(rows, None)
+  rows, heads, length, _ = rules_lib.partition_spec(names, k.shape, rules, mesh, "keys")
+  split = tuple(axis for part in (heads, length) if part for axis in ((part,) if isinstance(part, str) else part))
+  shards = math.prod(mesh.shape[axis] for axis in split)
+  if k.shape[1] % shards:
+    raise rules_lib.ShardingError(f"{k.shape[1]} key/value heads do not divide over {shards} devices of mesh axes "
+                                  f"{' × '.join(split)}; attention splits heads over the sequence axis too")
+  per_head, per_row = PartitionSpec(rows, split or None, None, None), PartitionSpec(rows, None)
   return jax.shard_map(lambda *x: _attend_splash(*x, interpret), mesh=mesh, in_specs=(per_head,) * 3 + (per_row,),
                        out_specs=per_head, check_vma=False)(q, k, v, segment_ids)
 

@@ -40,8 +40,8 @@ class TransformerConfig:
     dtype: of the computation; softmax, norms' statistics and logits are float32 whatever it is.
     param_dtype: of the stored parameters.
     remat: what the backward pass finds stored: `none` recomputes nothing, `full` everything, `dots`
-      keeps weight matmuls, `projections` keeps qkv and the feed-forward's input projection, `attention` keeps
-      attention's output.
+      keeps weight matmuls, `projections` keeps qkv, attention's output and the feed-forward's input projection, `attention`
+      attention's output alone.
     attention: backend; `auto` picks by platform.
     scan_unroll: layers per iteration of the scan. On XLA:CPU the loop keeps every residual through a
       copy, so small CPU runs unroll all layers; compile time grows with it.

@@ -21,7 +21,7 @@ from cm3leon_jax.sharding.rules import constrain
 REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-  "projections": jax.checkpoint_policies.save_only_these_names("qkv", "mlp_in"),
+  "projections": jax.checkpoint_policies.save_only_these_names("qkv", attention.OUTPUT, "mlp_in"),
   "attention": jax.checkpoint_policies.save_only_these_names(attention.OUTPUT),
 }
 

@@ -63,13 +63,22 @@ def test_splash_in_interpret_mode_equals_the_plain_form(heads, kv_heads):
   _assert_equal(_heads_first(lambda q, k, v: attention._attend_splash(q, k, v, case[-1], interpret=True)), case, 2e-2)
 
 
-def test_splash_on_a_mesh_equals_the_plain_form():
-  """Each device runs the kernel on its own rows and heads: data 2 × tensor 2 fake devices."""
-  case = _case(128, 4, 2, 128)
-  mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=2))
+@pytest.mark.parametrize("mesh, kv_heads", [
+    (MeshConfig(data=2, fsdp=1, tensor=2), 2), (MeshConfig(data=1, fsdp=1, tensor=2, sequence=2), 4)], ids=str)
+def test_splash_on_a_mesh_equals_the_plain_form(mesh, kv_heads):
+  """Each device runs the kernel on its own rows and heads; a split length is made whole, and heads are split for it."""
+  case = _case(128, 4, kv_heads, 128)
+  mesh = make_mesh(mesh)
   with rules_lib.use(mesh, rules_lib.DEFAULT_RULES):
     sharded = jax.jit(lambda q, k, v: attention._attend_splash_sharded(q, k, v, case[-1], interpret=True))
     _assert_equal(_heads_first(sharded), case, 2e-2)
+
+
+def test_too_few_heads_for_the_sequence_axis_are_named():
+  q, k, v, _, segments = _case(128, 4, 1, 128)
+  with rules_lib.use(make_mesh(MeshConfig(data=1, fsdp=1, sequence=2)), rules_lib.DEFAULT_RULES):
+    with pytest.raises(rules_lib.ShardingError, match="1 key/value heads do not divide over 2 devices"):
+      attention._attend_splash_sharded(*(x.swapaxes(1, 2) for x in (q, k, v)), segments)
 
 
 def test_a_row_with_nothing_to_attend_to_stays_finite():
