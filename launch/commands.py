@@ -40,6 +40,11 @@ def parse_environment(pairs: Sequence[str]) -> dict[str, str]:
   return found
 
 
+def need_command(command: Sequence[str]) -> None:
+  if not command:
+    raise InputError("no command: write it behind ` -- `, e.g. -- cm3leon train --gin_file=F --data=D --workdir=W")
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--dry_run", action="store_true", help="print what would be run, and run nothing")
 

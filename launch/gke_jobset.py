@@ -1,10 +1,10 @@
 """A run on TPU slices of a GKE cluster: launch/gke_jobset.yaml filled in and applied.
 
-    python launch/gke_jobset.py NAME --image=I --accelerator=tpu-v5-lite-podslice --topology=16x16 --bucket=B -- cm3leon train …
+    python launch/gke_jobset.py NAME --image=I --accelerator=tpu-v5-lite-podslice --topology=16x16 --bucket=B \\
+        -- cm3leon train …
 
-`--dry_run` prints the manifest, which `kubectl apply --filename=-` would get. Restarts are the JobSet's: exit code 75 and lost
-nodes start it again, exit codes 1 and 2 end it. Logs: kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=NAME,
-batch.kubernetes.io/job-completion-index=0. End: kubectl delete jobset NAME.
+`--dry_run` prints the manifest, which `kubectl apply --filename=-` would get. Restarts are the JobSet's: exit code 75
+and lost nodes start it again, exit codes 1 and 2 end it.
 """
 
 import argparse
@@ -21,14 +21,16 @@ MANIFEST = commands.ROOT / "launch" / "gke_jobset.yaml"
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="launch/gke_jobset.py", description=__doc__.splitlines()[0],
-                                   usage="%(prog)s NAME --image=I --accelerator=A --topology=T --bucket=B [flags] -- CMD…")
+                                   usage="%(prog)s NAME --image=I --accelerator=A --topology=T --bucket=B -- CMD…")
   parser.add_argument("name", metavar="NAME", help="of the JobSet: lower-case letters, digits and -")
   parser.add_argument("--image", required=True, help="built from launch/Dockerfile with ACCELERATOR=tpu")
   parser.add_argument("--accelerator", required=True, metavar="A",
                       help="the node pool's, e.g. tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice")
   parser.add_argument("--topology", required=True, metavar="T", help="of one slice, e.g. 16x16 or 4x4x4")
-  parser.add_argument("--bucket", required=True, metavar="B", help="a bucket whose files the run sees, read-only, below /gcs")
-  parser.add_argument("--service_account", default="default", metavar="K", help="of Kubernetes, with access to the bucket")
+  parser.add_argument("--bucket", required=True, metavar="B",
+                      help="a bucket whose files the run sees, read-only, below /gcs")
+  parser.add_argument("--service_account", default="default", metavar="K",
+                      help="of Kubernetes, with access to the bucket")
   parser.add_argument("--chips_per_host", type=int, default=4)
   parser.add_argument("--slices", type=int, default=1)
   parser.add_argument("--spot", action="store_true", help="on a node pool of Spot VMs")
@@ -84,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
   if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", args.name):
     raise InputError(f"{args.name}: Kubernetes wants a name of lower-case letters, digits and -, at most 40 long")
-  if not args.command:
-    raise InputError("no command: write it behind ` -- `, e.g. -- cm3leon train --gin_file=F --data=gs://… --workdir=gs://…")
+  commands.need_command(args.command)
   if args.slices < 1 or args.max_restarts < 0:
     raise InputError("--slices must be at least 1, --max_restarts at least 0")
   text = yaml.safe_dump(manifest(args), sort_keys=False, width=120)

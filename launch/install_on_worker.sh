@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On a TPU VM, in the copied checkout: the locked packages into .venv. uv brings the Python that the runtime is too old for.
+# On a TPU VM, in the copied checkout: the locked packages into .venv. uv brings the Python that the runtime is too
+# old for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python3 -m pip install --quiet --user uv

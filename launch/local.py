@@ -2,9 +2,10 @@
 
     python launch/local.py --processes=2 --devices=4 -- cm3leon train --gin_file=F --data=D --workdir=W
 
-starts the command once for each process with `--coordinator=127.0.0.1:PORT --num_processes=N --process_id=I` behind it,
-and shows their lines with the number of the process before them. Exit codes: 0 all are done; 75 they were preempted (state
-saved) and may start no more; 124 --timeout; else that of the first process that failed, 128 + the signal that killed it.
+starts the command once for each process with `--coordinator=127.0.0.1:PORT --num_processes=N --process_id=I` behind
+it, and shows their lines with the number of the process before them. Exit codes: 0 all are done; 75 they were
+preempted (state saved) and may start no more; 124 --timeout; else that of the first process that failed, 128 + the
+signal that killed it.
 """
 
 import argparse
@@ -34,7 +35,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--devices", type=int, default=0, metavar="D",
                       help="fake CPU devices of each process; default: the devices that JAX finds")
   parser.add_argument("--retries", type=int, default=3, metavar="R", help="how often to start again on exit code 75")
-  parser.add_argument("--timeout", type=float, default=0, metavar="S", help="seconds of one start, then SIGTERM; 0: no limit")
+  parser.add_argument("--timeout", type=float, default=0, metavar="S",
+                      help="seconds of one start, then SIGTERM; 0: no limit")
   parser.add_argument("--grace", type=float, default=120, metavar="S",
                       help="seconds that the others have after one process fails, or all have after SIGTERM to save")
   parser.add_argument("--port", type=int, default=0, help="of the coordinator; 0: a free one")
@@ -190,13 +192,13 @@ class Launcher:
 def run(args: argparse.Namespace) -> int:
   if args.processes < 1 or args.devices < 0 or args.retries < 0:
     raise InputError("--processes must be at least 1, --devices and --retries at least 0")
-  if not args.command:
-    raise InputError("no command: write it behind ` -- `, e.g. -- cm3leon train --gin_file=F --data=D --workdir=W")
+  commands.need_command(args.command)
   if args.dry_run:
     shell = commands.Shell(dry_run=True)
     port = args.port or free_port()
     for i in range(args.processes):
-      shell.run(commands.with_environment(process_argv(args.command, port, args.processes, i), environment(args.devices)))
+      argv = process_argv(args.command, port, args.processes, i)
+      shell.run(commands.with_environment(argv, environment(args.devices)))
     return 0
   launcher = Launcher(args)
   for number in (signal.SIGTERM, signal.SIGINT):

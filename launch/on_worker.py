@@ -1,10 +1,12 @@
 """One training process of a TPU VM, kept apart from the ssh connection that started it. Python's standard library only.
 
-    python3 launch/on_worker.py start [--replace] -- CMD…   starts it, and returns
-    python3 launch/on_worker.py follow                      shows its log until it ends; exits as it did
-    python3 launch/on_worker.py failed                      why the run ended: 99 this host failed (shows its log), 98 stop, else 0
-    python3 launch/on_worker.py idle                        fails if a run is going on
-    python3 launch/on_worker.py stop                        SIGTERM, and waits: a `cm3leon train` saves and exits with 75
+    python3 launch/on_worker.py VERB
+
+    start [--replace] -- CMD…   starts it, and returns
+    follow                      shows its log until it ends; exits as it did
+    verdict                     why it ended: exits with 99 if this host failed (shows its log), 98 after stop, else 0
+    idle                        fails if a run is going on
+    stop                        SIGTERM, and waits: a `cm3leon train` saves and exits with 75
 
 Everything is in ~/cm3leon_run: `log`, `pid` (of the keeper, which waits for the command) and, at the end, `exit_code`.
 """
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 
-FAILED, STOPPED = 99, 98  # exit codes of `failed`
+FAILED, STOPPED = 99, 98  # exit codes of `verdict`
 # Exit codes of a run that no input makes: done; preempted, or another host was lost; killed by a signal.
 INNOCENT = (0, 75, *range(129, 256))
 END_SECONDS = 90  # for this host to end too, once host 0 has: a heartbeat of jax.distributed and some
@@ -109,7 +111,7 @@ def follow() -> int:
       time.sleep(0.5)
 
 
-def failed() -> int:
+def verdict() -> int:
   """Host 0 exits with 75 when another host is gone, and when the run was stopped: this tells which, where and why."""
   until = time.monotonic() + END_SECONDS
   while not ended() and time.monotonic() < until:
@@ -140,7 +142,8 @@ if __name__ == "__main__":
   verb, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
   if verb == "_keep":
     sys.exit(keep(words))
-  verbs = {"start": lambda: start(words), "follow": follow, "failed": failed, "idle": idle, "stop": stop}
+  verbs = {"start": lambda: start(words), "follow": follow, "idle": idle, "stop": stop,
+           "verdict": verdict}
   if verb not in verbs:
     sys.exit(__doc__)
   sys.exit(verbs[verb]())

@@ -1,4 +1,4 @@
-"""A run on a Cloud TPU slice, through queued resources: asked for, waited for, installed, started, followed, started again.
+"""A run on a Cloud TPU slice, through queued resources: asked for, waited for, installed, started, followed.
 
     python launch/tpu_queued_resource.py up NAME --zone=Z --accelerator_type=v5litepod-256 --spot -- cm3leon train …
 
@@ -11,8 +11,8 @@
 | stop | SIGTERM on every host: the run saves its state and ends with exit code 75; `up` and `run` end with it |
 | delete | gives the machines back |
 
-The run does not hang on this terminal: after Ctrl-C, or a lost connection, `logs` shows it again. Exit codes of `up`, `run`
-and `logs`: the run's own; 75 when it was preempted and may start no more (--retries).
+The run does not hang on this terminal: after Ctrl-C, or a lost connection, `logs` shows it again. Exit codes of `up`,
+`run` and `logs`: the run's own; 75 when it was preempted and may start no more (--retries).
 """
 
 import argparse
@@ -28,12 +28,13 @@ ARCHIVE = "build/cm3leon_jax.tar.gz"
 ON_WORKER = ["python3", "launch/on_worker.py"]
 # A run that goes on keeps its files. Else what an earlier copy left is removed, but for its .venv.
 INSTALL = ("{ ! test -e cm3leon_jax/launch/on_worker.py || python3 cm3leon_jax/launch/on_worker.py idle; } && "
-           "mkdir -p cm3leon_jax && cd cm3leon_jax && find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && "
+           "mkdir -p cm3leon_jax && cd cm3leon_jax && "
+           "find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && "
            "tar -xzf ../cm3leon_jax.tar.gz && bash launch/install_on_worker.sh")
 RUNTIMES = {"v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e",
             "v4": "tpu-ubuntu2204-base"}
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED")  # states of machines that were taken away, or never came
-FAILED, STOPPED = 99, 98  # of `on_worker.py failed`
+FAILED, STOPPED = 99, 98  # of `on_worker.py verdict`
 LOST = 255  # ssh's own exit code: the connection, not the run
 POLL_SECONDS = 30
 LOST_IN_A_ROW = 20  # times POLL_SECONDS without a connection although the machines are not known to be gone
@@ -53,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   kind.add_argument("--spot", action="store_true", help="cheaper, may be taken away at any time")
   kind.add_argument("--reserved", action="store_true", help="from your reservation")
   parser.add_argument("--create_flag", action="append", default=[], metavar="FLAG",
-                      help="one more flag of `gcloud … queued-resources create`, e.g. --create_flag=--network=N; repeat")
+                      help="one more flag of `gcloud … create`, e.g. --create_flag=--network=N; repeat")
   parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of the run; repeat")
   parser.add_argument("--retries", type=int, default=100, metavar="R", help="how often to start again once preempted")
   commands.add_common(parser)
@@ -76,9 +77,12 @@ class Slice:
     return ["gcloud", "compute", "tpus", "tpu-vm", "ssh", self.args.name, *self.place, f"--worker={worker}",
             f"--command={script}"]
 
+  def describe(self) -> list[str]:
+    return self.queued("describe", "--format=value(state.state)")
+
   def state(self) -> str:
     """ACTIVE, SUSPENDED, …; empty when there is no such queued resource, or gcloud cannot say."""
-    return self.shell.read(self.queued("describe", "--format=value(state.state)"))[1]
+    return self.shell.read(self.describe())[1]
 
   def create(self) -> None:
     args = self.args
@@ -86,7 +90,7 @@ class Slice:
       raise InputError(f"{args.verb}: --accelerator_type is missing, e.g. v5litepod-256")
     runtime = args.runtime_version or RUNTIMES.get(args.accelerator_type.rpartition("-")[0])
     if not runtime:
-      raise InputError(f"--accelerator_type={args.accelerator_type}: no runtime is known for it; give --runtime_version")
+      raise InputError(f"--accelerator_type={args.accelerator_type}: no runtime is known; give --runtime_version")
     tier = ["--spot"] if args.spot else ["--reserved"] if args.reserved else []
     check(self.shell.run(self.queued("create", f"--node-id={args.name}", f"--accelerator-type={args.accelerator_type}",
                                      f"--runtime-version={runtime}", *tier, *args.create_flag)), "create")
@@ -94,12 +98,13 @@ class Slice:
   def wait(self) -> None:
     """Until the machines are there: minutes, or days in a full zone."""
     if self.shell.dry_run:
-      self.shell.run(self.queued("describe", "--format=value(state.state)"), note=f"every {POLL_SECONDS} s, until ACTIVE")
+      self.shell.run(self.describe(), note=f"every {POLL_SECONDS} s, until ACTIVE")
       return
     shown = ""
     while (state := self.state()) != "ACTIVE":
       if state in GONE:
-        raise InputError(f"{self.args.name} is {state}; see `{shlex.join(self.queued('describe'))}`, delete it, ask again")
+        raise InputError(f"{self.args.name} is {state}; `{shlex.join(self.queued('describe'))}` says why; delete it, "
+                         "and ask again")
       if state != shown:
         say(f"{self.args.name} is {state or 'not there'}; waiting")
         shown = state
@@ -129,9 +134,9 @@ class Slice:
   def follow(self, note: str = "") -> int:
     return self.shell.run(self.ssh(remote([*ON_WORKER, "follow"]), worker="0"), note=note)
 
-  def failed(self) -> int:
-    """FAILED when a host failed by itself (its log is shown), STOPPED after `stop`: then starting again is not wanted."""
-    return self.shell.run(self.ssh(remote([*ON_WORKER, "failed"])))
+  def verdict(self) -> int:
+    """FAILED when a host failed by itself (its log is shown), STOPPED after `stop`: no reason to start again."""
+    return self.shell.run(self.ssh(remote([*ON_WORKER, "verdict"])))
 
   def stop(self) -> int:
     return self.shell.run(self.ssh(remote([*ON_WORKER, "stop"])))
@@ -170,7 +175,7 @@ def watch(machines: Slice) -> int:
     if code == 0:
       return code
     if code == PREEMPTED or 128 < code < LOST:
-      return {FAILED: 1, STOPPED: STOPPED}.get(machines.failed(), PREEMPTED)
+      return {FAILED: 1, STOPPED: STOPPED}.get(machines.verdict(), PREEMPTED)
     state = settled(machines)
     if state in GONE:
       return PREEMPTED
@@ -201,7 +206,7 @@ def run(machines: Slice, again: bool) -> int:
     machines.install()
     machines.start(replace=False)
     gone = "; if the machines are gone: delete, create, and all that follows" if again else ""
-    machines.follow(note=f"on exit code {PREEMPTED}: failed, on all; start --replace and follow, at most {retries} times{gone}")
+    machines.follow(note=f"on exit code {PREEMPTED}: verdict on all, start --replace, follow; {retries} times{gone}")
     return 0
   check(machines.install(), "install")
   check(machines.start(replace=False), "start")
@@ -223,8 +228,7 @@ def run(machines: Slice, again: bool) -> int:
 
 def need_command(machines: Slice) -> None:
   """Before anything is asked for: a mistake here must not cost machines."""
-  if not machines.args.command:
-    raise InputError("no command: write it behind ` -- `, e.g. -- cm3leon train --gin_file=F --data=gs://… --workdir=gs://…")
+  commands.need_command(machines.args.command)
   commands.parse_environment(machines.args.env)
 
 
@@ -248,5 +252,9 @@ def run_here(machines: Slice) -> int:
 VERBS = {"up": up, "create": create, "run": run_here, "logs": Slice.follow, "stop": Slice.stop, "delete": Slice.delete}
 
 
+def run_verb(args: argparse.Namespace) -> int:
+  return VERBS[args.verb](Slice(args))
+
+
 if __name__ == "__main__":
-  sys.exit(commands.main(parse, lambda args: VERBS[args.verb](Slice(args))))
+  sys.exit(commands.main(parse, run_verb))

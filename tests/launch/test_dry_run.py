@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 # Each would do harm, or fall apart, in an unquoted interpolation.
-HOSTILE = ["a b", "it's", 'say "x"', "$(touch hacked)", "`touch hacked`", "; touch hacked", "$HOME", "*", "a\\nb", "# no comment",
-           "--flag={x: [y]}", "!event", "über", "", "&& touch hacked", "$$"]
+HOSTILE = ["a b", "it's", 'say "x"', "$(touch hacked)", "`touch hacked`", "; touch hacked", "$HOME", "*", "a\\nb",
+           "# no comment", "--flag={x: [y]}", "!event", "über", "", "&& touch hacked", "$$"]
 HOSTILE_COMMAND = ["cm3leon", "train", *(f"--workdir={word}" for word in HOSTILE), *HOSTILE]
 HOSTILE_NAME = "my $(touch hacked); 'run'"
 
@@ -39,8 +39,8 @@ def test_hostile_words_stay_words_on_this_machine():
 
 def test_hostile_words_stay_words_on_a_tpu_vm():
   """Through two shells: the reader's, were the line pasted, and the one behind ssh."""
-  lines = printed("launch/tpu_queued_resource.py", "up", HOSTILE_NAME, "--zone=z", "--accelerator_type=v6e-256", "--dry_run",
-                  "--env=NOTE=a $(touch hacked)", f"--create_flag=--description={HOSTILE_NAME}")
+  lines = printed("launch/tpu_queued_resource.py", "up", HOSTILE_NAME, "--zone=z", "--accelerator_type=v6e-256",
+                  "--dry_run", "--env=NOTE=a $(touch hacked)", f"--create_flag=--description={HOSTILE_NAME}")
   create, describe, archive, scp, install, start, follow = lines
   assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", HOSTILE_NAME]
   assert f"--node-id={HOSTILE_NAME}" in create and create[-1] == f"--description={HOSTILE_NAME}"
@@ -73,9 +73,10 @@ def test_hostile_words_stay_words_under_slurm():
 
 
 def test_hostile_words_stay_words_in_a_jobset():
-  shown = dry_runs.dry_run(["launch/gke_jobset.py", "n", "--image=x: {y} # z", "--accelerator=a", "--topology=2x2x4", "--dry_run",
-                            "--bucket=b", "--env=NOTE=$(touch hacked): x", "--", *HOSTILE_COMMAND])
-  container = yaml.safe_load(shown)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+  shown = dry_runs.dry_run(["launch/gke_jobset.py", "n", "--image=x: {y} # z", "--accelerator=a", "--topology=2x2x4",
+                            "--dry_run", "--bucket=b", "--env=NOTE=$(touch hacked): x", "--", *HOSTILE_COMMAND])
+  job = yaml.safe_load(shown)["spec"]["replicatedJobs"][0]["template"]["spec"]
+  container = job["template"]["spec"]["containers"][0]
   kubernetes = lambda text: text.replace("$$", "$")  # its escape, without which it would expand $(NAME)
   assert container["image"] == "x: {y} # z"
   assert [kubernetes(word) for word in container["command"]] == [*HOSTILE_COMMAND, "--distributed"]
@@ -83,18 +84,22 @@ def test_hostile_words_stay_words_in_a_jobset():
   assert [kubernetes(variable["value"]) for variable in container["env"]] == ["$(touch hacked): x"]
 
 
+TPU = ["launch/tpu_queued_resource.py"]
+GKE = ["launch/gke_jobset.py", "--image=i", "--bucket=b", "--accelerator=a"]
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["launch/local.py", "--processes=2"], "no command"),
     (["launch/local.py", "--processes=0", "--", "true"], "--processes must be at least 1"),
     (["launch/local.py", "--processes=1", "--", "no-such-program"], "no-such-program: cannot be started"),
-    (["launch/tpu_queued_resource.py", "up", "n", "--zone=z", "--accelerator_type=v5p-8", "--dry_run"], "no command"),
-    (["launch/tpu_queued_resource.py", "create", "n", "--zone=z", "--dry_run"], "--accelerator_type is missing"),
-    (["launch/tpu_queued_resource.py", "create", "n", "--zone=z", "--accelerator_type=v9-8", "--dry_run"], "--runtime_version"),
-    (["launch/tpu_queued_resource.py", "run", "n", "--zone=z", "--env=A-B=1", "--dry_run", "--", "cm3leon"], "give NAME=VALUE"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=16by16", "--", "x"], "16by16"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=3x3", "--", "x"], "9 chips"),
-    (["launch/gke_jobset.py", "My Run", "--image=i", "--bucket=b", "--accelerator=a", "--topology=4x4", "--", "x"], "lower-case"),
-    (["launch/gke_jobset.py", "n", "--image=i", "--bucket=b", "--accelerator=a", "--topology=4x4"], "no command"),
+    ([*TPU, "up", "n", "--zone=z", "--accelerator_type=v5p-8", "--dry_run"], "no command"),
+    ([*TPU, "create", "n", "--zone=z", "--dry_run"], "--accelerator_type is missing"),
+    ([*TPU, "create", "n", "--zone=z", "--accelerator_type=v9-8", "--dry_run"], "--runtime_version"),
+    ([*TPU, "run", "n", "--zone=z", "--env=A-B=1", "--dry_run", "--", "cm3leon"], "give NAME=VALUE"),
+    ([*GKE, "n", "--topology=16by16", "--", "x"], "16by16"),
+    ([*GKE, "n", "--topology=3x3", "--", "x"], "9 chips"),
+    ([*GKE, "My Run", "--topology=4x4", "--", "x"], "lower-case"),
+    ([*GKE, "n", "--topology=4x4"], "no command"),
 ])
 def test_a_mistake_is_one_sentence_and_exit_1(words, sentence):
   done = subprocess.run([sys.executable, *words], cwd=dry_runs.ROOT, capture_output=True, text=True, timeout=60)

@@ -22,7 +22,8 @@ def test_the_dockerfile_asks_for_extras_that_setup_has_and_copies_files_that_exi
     assert (ROOT / name).is_file()
 
 
-@pytest.mark.parametrize("topology, chips, hosts", [("16x16", 4, 64), ("4x4x4", 4, 16), ("2x4", 8, 1)])  # chips / chips a host
+# Chips of the slice / chips of a host.
+@pytest.mark.parametrize("topology, chips, hosts", [("16x16", 4, 64), ("4x4x4", 4, 16), ("2x4", 8, 1)])
 def test_hosts_of_a_slice(topology, chips, hosts):
   assert gke_jobset.hosts(topology, chips) == hosts
 
@@ -48,7 +49,7 @@ def test_the_shipped_manifest_is_what_the_script_makes_of_its_own_values():
   """The yaml is applied by hand too: filling in what stands there changes nothing."""
   shipped = yaml.safe_load(gke_jobset.MANIFEST.read_text())
   container = shipped["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-  args = gke_jobset.parse([shipped["metadata"]["name"], f"--image={container['image']}", "--accelerator=tpu-v5-lite-podslice",
-                           "--topology=16x16", "--bucket=BUCKET"])
+  args = gke_jobset.parse([shipped["metadata"]["name"], f"--image={container['image']}",
+                           "--accelerator=tpu-v5-lite-podslice", "--topology=16x16", "--bucket=BUCKET"])
   args.command = container["command"]
   assert gke_jobset.manifest(args) == shipped

@@ -22,8 +22,9 @@ def launch(tmp_path: Path, body: str, *flags: str) -> subprocess.Popen:
   """Starts two processes of a script; `marks` in it is tmp_path."""
   script = tmp_path / "script.py"
   script.write_text(HEAD + body)
-  return subprocess.Popen([sys.executable, "launch/local.py", "--processes=2", *flags, "--", sys.executable, str(script),
-                           str(tmp_path)], cwd=dry_runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  command = [sys.executable, str(script), str(tmp_path)]
+  return subprocess.Popen([sys.executable, "launch/local.py", "--processes=2", *flags, "--", *command],
+                          cwd=dry_runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(launcher: subprocess.Popen) -> tuple[int, str, str]:
@@ -47,7 +48,8 @@ def gone(pid: int) -> bool:
 
 
 def test_processes_share_a_coordinator_and_know_their_number_and_devices(tmp_path):
-  code, out, err = finish(launch(tmp_path, "print(flags, os.environ['JAX_PLATFORMS'], os.environ['XLA_FLAGS'])", "--devices=3"))
+  body = "print(flags, os.environ['JAX_PLATFORMS'], os.environ['XLA_FLAGS'])"
+  code, out, err = finish(launch(tmp_path, body, "--devices=3"))
   assert code == 0 and err == ""
   lines = sorted(out.splitlines())
   assert [line[:4] for line in lines] == ["[0] ", "[1] "]
@@ -111,7 +113,8 @@ time.sleep(600)
 
 
 def test_the_others_may_use_the_grace(tmp_path):
-  code, out, err = finish(launch(tmp_path, "if me == 1: sys.exit(3)\ntime.sleep(0.5); print('saved'); sys.exit(75)", "--grace=30"))
+  body = "if me == 1: sys.exit(3)\ntime.sleep(0.5); print('saved'); sys.exit(75)"
+  code, out, err = finish(launch(tmp_path, body, "--grace=30"))
   assert code == 3 and "[0] saved" in out and "SIGTERM" not in err
 
 
@@ -171,6 +174,7 @@ def test_a_progress_bar_becomes_one_line(tmp_path):
 
 def test_commands_of_this_environment_are_found(tmp_path):
   """`cm3leon`, installed beside the Python that runs the launcher, need not be on the path."""
-  done = subprocess.run([sys.executable, "launch/local.py", "--processes=1", "--", "cm3leon", "--help"], cwd=dry_runs.ROOT,
-                        env={**os.environ, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60)
+  done = subprocess.run([sys.executable, "launch/local.py", "--processes=1", "--", "cm3leon", "--help"],
+                        cwd=dry_runs.ROOT, env={**os.environ, "PATH": "/usr/bin:/bin"},
+                        capture_output=True, text=True, timeout=60)
   assert "[0] usage: cm3leon" in done.stdout

@@ -16,9 +16,9 @@ SCRIPT = dry_runs.ROOT / "launch" / "on_worker.py"
 @pytest.fixture
 def worker(tmp_path):
   """Runs a verb with a home of its own; whatever still runs at the end is stopped."""
-  def call(*words, timeout=30):
-    return subprocess.run([sys.executable, str(SCRIPT), *words], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True,
-                          text=True, timeout=timeout)
+  def call(*words):
+    return subprocess.run([sys.executable, str(SCRIPT), *words], env={**os.environ, "HOME": str(tmp_path)},
+                          capture_output=True, text=True, timeout=30)
   yield call
   call("stop")
 
@@ -55,9 +55,9 @@ def test_stop_lets_the_run_save(worker, tmp_path):
   assert worker("stop").returncode == 0
   follow = worker("follow")
   assert follow.returncode == 75 and follow.stdout.endswith("saved\n")
-  assert worker("failed").returncode == 98, "a launcher that follows must not take it for a preemption"
+  assert worker("verdict").returncode == 98, "a launcher that follows must not take it for a preemption"
   worker("start", "--", "bash", "-c", "exit 75")
-  assert worker("failed").returncode == 0
+  assert worker("verdict").returncode == 0
 
 
 def test_a_second_start_is_refused_unless_it_replaces(worker, tmp_path):
@@ -73,9 +73,9 @@ def test_a_second_start_is_refused_unless_it_replaces(worker, tmp_path):
 
 
 @pytest.mark.parametrize("command, code", [("exit 1", 99), ("exit 75", 0), ("exit 0", 0), ("kill -KILL $$", 0)])
-def test_failed_tells_the_host_that_is_to_blame(worker, command, code):
+def test_the_verdict_tells_the_host_that_is_to_blame(worker, command, code):
   worker("start", "--", "bash", "-c", f"echo the reason; {command}")
-  done = worker("failed")
+  done = worker("verdict")
   assert done.returncode == code
   assert ("the reason" in done.stdout) == (code == 99)
 

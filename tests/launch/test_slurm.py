@@ -29,10 +29,10 @@ def batch(tmp_path):
     (tmp_path / name).chmod(0o755)
 
   def start(*words, **variables):
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "CM3LEON_BIN": "/nowhere",
-                   **variables}
-    return subprocess.Popen(["bash", "launch/slurm.sbatch", *words], cwd=dry_runs.ROOT, env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711",
+                   "CM3LEON_BIN": "/nowhere", **variables}
+    return subprocess.Popen(["bash", "launch/slurm.sbatch", *words], cwd=dry_runs.ROOT, env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   return start
 
 

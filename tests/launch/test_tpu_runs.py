@@ -1,9 +1,11 @@
-"""How launch/tpu_queued_resource.py goes on: a gcloud that plays a script stands in for the cloud, which no test can reach."""
+"""How launch/tpu_queued_resource.py goes on: a gcloud that plays a script stands in for the cloud."""
 
 import json
 import os
 import subprocess
+import sys
 
+import commands
 import dry_runs
 import pytest
 import tpu_queued_resource
@@ -14,7 +16,8 @@ GCLOUD = """\
 import json, pathlib, sys
 root = pathlib.Path(__file__).parent
 words = " ".join(sys.argv[1:])
-steps = ["create", "describe", "delete", "scp", "install_on_worker", "start --replace", "start", "follow", "failed", "stop"]
+steps = ["create", "describe", "delete", "scp", "install_on_worker", "start --replace", "start", "follow", "verdict",
+         "stop"]
 step = next(s for s in steps if f" {{s}} " in f" {{words.replace('.sh', ' ')}} ".replace("/", " "))
 with open(root / "log", "a") as log:
   log.write(step + "\\n")
@@ -30,8 +33,6 @@ sys.exit(code)
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
   """Plays a script: cloud(verb, {step: [[text, code], …]}, *flags) → the exit code and the steps asked for."""
-  import sys
-
   gcloud = tmp_path / "gcloud"
   gcloud.write_text(GCLOUD.format(python=sys.executable))
   gcloud.chmod(0o755)
@@ -43,9 +44,9 @@ def cloud(tmp_path, monkeypatch):
 
   def play(verb, script, *flags):
     (tmp_path / "script").write_text(json.dumps({"describe": [["ACTIVE", 0]], **script}))
-    argv = [verb, "n", "--zone=z", "--accelerator_type=v5p-128", *flags, *(dry_runs.TRAIN if verb in ("up", "run") else [])]
-    code = tpu_queued_resource.commands.main(
-        tpu_queued_resource.parse, lambda args: tpu_queued_resource.VERBS[args.verb](tpu_queued_resource.Slice(args)), argv)
+    command = dry_runs.TRAIN if verb in ("up", "run") else []
+    code = commands.main(tpu_queued_resource.parse, tpu_queued_resource.run_verb,
+                         [verb, "n", "--zone=z", "--accelerator_type=v5p-128", *flags, *command])
     return code, (tmp_path / "log").read_text().split("\n")[:-1]
 
   return play
@@ -64,7 +65,7 @@ def test_a_run_that_ends(cloud, tmp_path):
 
 def test_a_preempted_run_starts_again_on_the_same_machines(cloud):
   code, steps = cloud("run", {"follow": [["", 75], ["", 75], ["", 0]]})
-  again = ["failed", "describe", "start --replace", "follow"]
+  again = ["verdict", "describe", "start --replace", "follow"]
   assert (code, steps) == (0, [*START, *again, *again])
 
 
@@ -84,7 +85,8 @@ def test_run_alone_never_deletes_machines(cloud, capsys):
 
 def test_a_cloud_that_does_not_answer_is_no_reason_to_delete_machines(cloud):
   """Offline, gcloud fails and tells no state: the run may be well."""
-  code, steps = cloud("up", {"describe": [["ACTIVE", 0], ["", 1], ["", 1], ["ACTIVE", 0]], "follow": [["", 1], ["", 255], ["", 0]]})
+  script = {"describe": [["ACTIVE", 0], ["", 1], ["", 1], ["ACTIVE", 0]], "follow": [["", 1], ["", 255], ["", 0]]}
+  code, steps = cloud("up", script)
   assert (code, steps) == (0, ["create", "describe", *START, "describe", "follow", "describe", "follow"])
 
 
@@ -100,19 +102,19 @@ def test_a_run_that_fails_is_not_started_again(cloud):
 
 def test_a_run_that_fails_on_another_host_is_not_started_again(cloud):
   """Host 0 then says 75: another process is gone."""
-  code, steps = cloud("run", {"follow": [["", 75]], "failed": [["", 99]]})
-  assert (code, steps) == (1, [*START, "failed"])
+  code, steps = cloud("run", {"follow": [["", 75]], "verdict": [["", 99]]})
+  assert (code, steps) == (1, [*START, "verdict"])
 
 
 def test_a_run_that_was_stopped_stays_so(cloud):
-  code, steps = cloud("run", {"follow": [["", 75]], "failed": [["", 98]]})
-  assert (code, steps) == (75, [*START, "failed"])
+  code, steps = cloud("run", {"follow": [["", 75]], "verdict": [["", 98]]})
+  assert (code, steps) == (75, [*START, "verdict"])
 
 
 def test_a_run_that_a_signal_ended_starts_again(cloud):
   """134: jax.distributed gave up a machine that fell silent."""
   code, steps = cloud("run", {"follow": [["", 134], ["", 0]]})
-  assert (code, steps) == (0, [*START, "failed", "describe", "start --replace", "follow"])
+  assert (code, steps) == (0, [*START, "verdict", "describe", "start --replace", "follow"])
 
 
 def test_retries_are_bounded(cloud):
@@ -138,6 +140,6 @@ def test_the_other_verbs_are_one_command(verb, step, cloud):
 
 def test_without_gcloud_it_says_so(monkeypatch, capsys):
   monkeypatch.setenv("PATH", "")
-  assert tpu_queued_resource.commands.main(
-      tpu_queued_resource.parse, lambda args: tpu_queued_resource.Slice(args).delete(), ["delete", "n", "--zone=z"]) == 1
+  argv = ["delete", "n", "--zone=z"]
+  assert commands.main(tpu_queued_resource.parse, tpu_queued_resource.run_verb, argv) == 1
   assert "gcloud: not on the path" in capsys.readouterr().err
