@@ -87,7 +87,7 @@ def load_for_inference(path: str | os.PathLike, *, ema: bool = True):
     raise InputError(f"{folder}: neither weights.npz nor checkpoints/ in it")
   reader = Reader(folder)
   try:
-    step, params = reader.newest(lambda step: reader.restore_params(step, abstract_parameters(config), ema))
+    step, params = reader.newest_params(abstract_parameters(config), ema)
   finally:
     reader.close()
   if step is None:

@@ -245,11 +245,11 @@ def _restored(workdir: epath.Path, abstract: TrainState, shardings: TrainState) 
     return None, Totals()
   reader = store.Reader(workdir)
   try:
-    step, restored = reader.newest(lambda step: reader.restore(step, abstract, shardings))
+    restored = reader.newest_state(abstract, shardings)
     reader.set_aside()
   finally:
     reader.close()
-  return (None, Totals()) if step is None else restored
+  return restored or (None, Totals())
 
 
 def _with_weights(state: TrainState, source: str, description: dict) -> TrainState:

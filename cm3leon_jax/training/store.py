@@ -1,4 +1,8 @@
-"""Checkpoints of a run on disk, by Orbax: `checkpoints/<step>/{state,totals}`; saving, and finding one that is whole."""
+"""Checkpoints of a run on disk, by Orbax: `checkpoints/<step>/{state,about}`; saving, and finding one that is whole.
+
+`about` is JSON: `totals`, what the run has cost, and `checksums` of the arrays in `state`. Orbax notices files
+that are missing or cut short, but not a changed byte.
+"""
 
 import dataclasses
 import os
@@ -12,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.sharding import processes
+from cm3leon_jax.training.checksums import checksums
 from cm3leon_jax.training.sinks import is_local
 from cm3leon_jax.training.state import TrainState
 from cm3leon_jax.training.totals import Totals
@@ -39,13 +44,15 @@ class Writer:
     """`keep`: how many of the latest stay. `keep_every`: those at multiples of it stay for good; 0 keeps none."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None,
                                            cleanup_tmp_directories=True)
-    handlers = {"state": ocp.PyTreeCheckpointHandler(), "totals": ocp.JsonCheckpointHandler()}
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
     self._manager = ocp.CheckpointManager(run_folder(workdir) / "checkpoints", options=options, item_handlers=handlers)
 
   def save(self, step: int, state: TrainState, totals: Totals) -> None:
     """Copies the state off the devices, and writes it in the background."""
+    arrays = flatten(state)
+    about = {"totals": dataclasses.asdict(totals), "checksums": checksums(arrays)}
     self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(flatten(state)), totals=ocp.args.JsonSave(dataclasses.asdict(totals))))
+        state=ocp.args.PyTreeSave(arrays), about=ocp.args.JsonSave(about)))
 
   def close(self) -> None:
     """Waits until the last save is on disk."""
@@ -63,44 +70,97 @@ class Reader:
     options = ocp.CheckpointManagerOptions(max_to_keep=None, create=False, cleanup_tmp_directories=False,
                                            enable_async_checkpointing=False, multiprocessing_options=alone)
     handlers = {"state": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-                "totals": ocp.JsonCheckpointHandler(multiprocessing_options=alone)}
+                "about": ocp.JsonCheckpointHandler(multiprocessing_options=alone)}
     self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
-  def steps(self) -> list[int]:
-    """Of the finished checkpoints, in order."""
-    return sorted(self._manager.all_steps())
+  def newest_state(self, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Totals] | None:
+    """What the latest readable checkpoint holds, laid out as `shardings` says, whatever mesh saved it.
 
-  def newest(self, read: Callable[[int], Any]) -> tuple[int | None, Any]:
-    """(step, what `read` gives) of the latest checkpoint that can be read; (None, None) where there is none.
+    An unreadable one is named on stderr, and all processes go back to the one before; see `set_aside`.
 
-    An unreadable one is named on stderr; `set_aside` can move it out of the way. All processes go back
-    together, also when the fault is in one's part only.
+    Returns:
+      The state and what it had cost; None where there are no checkpoints.
 
     Raises:
-      InputError: there are checkpoints, and none can be read; or `read` says so itself.
+      InputError: saved by another optimizer or model, or with or without an EMA; or none of them can be read.
+    """
+    want, shardings_ = flatten(abstract), flatten(shardings)
+
+    def choose(step: int, found: dict) -> tuple[dict, dict]:
+      different = sorted(want.keys() ^ found.keys()) or sorted(
+          name for name in want if tuple(want[name].shape) != tuple(found[name].shape))
+      if different:
+        raise InputError(f"{self.folder}/{step} was saved by another optimizer, model or ema_decay: "
+                         f"{len(different)} entries differ, such as {different[0]}; use another workdir, or init_from")
+      return want, shardings_
+
+    step, arrays, about = self._newest(choose)
+    if step is None:
+      return None
+    return jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values())), Totals(**about.get("totals", {}))
+
+  def newest_params(self, abstract: Any, ema: bool = True) -> tuple[int | None, Any]:
+    """(step, parameters on the first device) of the latest readable checkpoint; (None, None) where there are none.
+
+    Args:
+      abstract: their shapes and dtypes.
+      ema: take the running mean, where one was kept.
+
+    Raises:
+      InputError: none of the checkpoints can be read.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def choose(step: int, found: dict) -> tuple[dict, dict]:
+      del step
+      root = "ema" if ema and any(name.startswith("ema.") for name in found) else "params"
+      want = flatten({root: abstract})
+      return want, dict.fromkeys(want, sharding)
+
+    step, arrays, _ = self._newest(choose)
+    return step, None if step is None else jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values()))
+
+  def _newest(self, choose: Callable[[int, dict], tuple[dict, dict]]) -> tuple[int | None, dict, dict]:
+    """(step, arrays by name, about) of the latest that can be read.
+
+    `choose` maps a step and what it holds to the abstract arrays to read and their shardings, by name.
     """
     self.unreadable = []
-    for step in reversed(self.steps()):
-      problem, result = None, None
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      problem = None
       try:
-        result = read(step)
+        arrays, about = self._read(step, choose)
       except _ELSEWHERE:
         raise
       except Exception as error:  # pylint: disable=broad-exception-caught
-        problem = error
-      if processes.agree(problem is None):
-        return step, result
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+      # All processes go back together, also when the fault is in one's part only.
+      whole = processes.agree(problem is None)
+      if whole and "checksums" in about:
+        got = checksums(arrays)
+        problem = next((f"{name} was changed" for name in got if got[name] != about["checksums"].get(name)), None)
+        whole = processes.agree(problem is None)
+      if whole:
+        return step, arrays, about
       self.unreadable.append(step)
-      why = f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}" if problem else "in another process"
-      print(f"warning: checkpoint {self.folder / str(step)} is incomplete or corrupt ({why}); "
-            "going back to the one before", file=sys.stderr)
+      print(f"warning: checkpoint {self.folder / str(step)} is incomplete or corrupt "
+            f"({problem or 'as another process found'}); going back to the one before", file=sys.stderr)
     if self.unreadable:
       raise InputError(f"{self.folder}: none of the checkpoints {sorted(self.unreadable)} can be read; restore one from "
                        "a backup, or start in another workdir")
-    return None, None
+    return None, {}, {}
+
+  def _read(self, step: int, choose) -> tuple[dict, dict]:
+    want, shardings = choose(step, self._manager.item_metadata(step)["state"].tree)
+    restore_args = {name: ocp.ArrayRestoreArgs(sharding=shardings[name], dtype=want[name].dtype) for name in want}
+    args = {"state": ocp.args.PyTreeRestore(want, restore_args=restore_args, partial_restore=True)}
+    if (self.folder / str(step) / "about").exists():  # older checkpoints have none
+      args["about"] = ocp.args.JsonRestore()
+    restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+    return {name: restored["state"][name] for name in want}, restored["about"] if "about" in args else {}
 
   def set_aside(self) -> None:
-    """Moves what `newest` could not read to `corrupt/<step>`, since its step will be saved again."""
+    """Moves what could not be read to `corrupt/<step>`, since its step will be saved again."""
     if self.unreadable and jax.process_index() == 0:
       aside = self.folder.parent / "corrupt"
       aside.mkdir(exist_ok=True)
@@ -111,48 +171,6 @@ class Reader:
         print(f"moved it to {target}", file=sys.stderr)
     if self.unreadable and jax.process_count() > 1:
       multihost_utils.sync_global_devices("corrupt checkpoints are moved")
-
-  def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Totals]:
-    """The state of `step`, laid out as `shardings` says, whatever mesh saved it, and what it had cost.
-
-    Raises:
-      InputError: saved by another optimizer or model, or with or without an EMA.
-      Exception: of many kinds, when files are missing or damaged; see `newest`.
-    """
-    want = flatten(abstract)
-    found = self._saved(step)
-    different = sorted(want.keys() ^ found.keys()) or sorted(
-        name for name in want if tuple(want[name].shape) != tuple(found[name].shape))
-    if different:
-      raise InputError(f"{self.folder}/{step} was saved by another optimizer, model or ema_decay: "
-                       f"{len(different)} entries differ, such as {different[0]}; use another workdir, or init_from")
-    restored = self._restore(step, want, flatten(shardings))
-    state = jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in want])
-    if not (self.folder / str(step) / "totals").exists():  # a checkpoint from before they were kept
-      return state, Totals()
-    totals = self._manager.restore(step, args=ocp.args.Composite(totals=ocp.args.JsonRestore()))["totals"]
-    return state, Totals(**totals)
-
-  def restore_params(self, step: int, abstract: Any, ema: bool = True) -> Any:
-    """The parameters alone, on the first device; the running mean where one was kept and `ema`.
-
-    Args:
-      abstract: their shapes and dtypes.
-    """
-    root = "ema" if ema and any(name.startswith("ema.") for name in self._saved(step)) else "params"
-    want = flatten({root: abstract})
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    restored = self._restore(step, want, dict.fromkeys(want, sharding))
-    return jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in want])
-
-  def _saved(self, step: int) -> dict:
-    """Name → shape and dtype of what the checkpoint says that it holds."""
-    return self._manager.item_metadata(step)["state"].tree
-
-  def _restore(self, step: int, want: dict, shardings: dict) -> dict:
-    args = {name: ocp.ArrayRestoreArgs(sharding=shardings[name], dtype=want[name].dtype) for name in want}
-    return self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(want, restore_args=args, partial_restore=True)))["state"]
 
   def close(self) -> None:
     self._manager.close()

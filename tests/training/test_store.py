@@ -40,7 +40,7 @@ DAMAGE = {
   "no state": lambda c: shutil.rmtree(c / "state"),
   "no metadata": lambda c: (c / "state" / "_METADATA").unlink(),
   "no manifest": lambda c: [p.unlink() for p in (c / "state").rglob("manifest.ocdbt")],
-  "torn totals": lambda c: [p.write_text('{"tokens": 1') for p in (c / "totals").iterdir()],
+  "torn JSON": lambda c: [p.write_text('{"totals": {"tok') for p in (c / "about").iterdir()],
 }
 
 
