@@ -4,7 +4,8 @@ import dataclasses
 from typing import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from cm3leon_jax.errors import InputError
 
@@ -16,7 +17,8 @@ class MeshConfig:
   """How many devices along each axis; one of them may be -1, which takes the rest.
 
   Attributes:
-    data: replicas of the parameters; the batch is split over it.
+    data: replicas of the parameters; the batch is split over it. On several TPU slices it is a multiple of their
+      number: the slices are connected by the data-centre network, which only `data` crosses.
     fsdp: parameters and optimizer state are split over it, and so is the batch.
     tensor: heads, feed-forward width and vocabulary are split over it.
     sequence: the length of activations is split over it.
@@ -52,6 +54,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
   """The mesh over `devices` (all by default; the first ones when fewer are asked for).
 
   Axis types are stated: `jax.make_mesh` alone would make them Explicit.
+
+  Raises:
+    InputError: the sizes do not fit the devices, their slices or the processes.
   """
   devices = jax.devices() if devices is None else list(devices)
   shape = config.shape(len(devices))
@@ -60,4 +65,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     count *= size
   if count < len(devices) and jax.process_count() > 1:
     raise InputError(f"mesh {config} uses {count} of {len(devices)} devices; with several processes it must use all")
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:count])
+  types = (AxisType.Auto,) * len(AXES)
+  # GPUs have a slice index too, one a host: there the order of `jax.make_mesh` will do.
+  slices = len({getattr(d, "slice_index", 0) for d in devices}) if devices[0].platform == "tpu" else 1
+  if slices > 1:
+    if count < len(devices) or shape[0] % slices:
+      raise InputError(f"mesh {config}: on {slices} slices it must use all {len(devices)} devices, and `data` must be a "
+                       f"multiple of {slices}")
+    per_slice, across = (shape[0] // slices, *shape[1:]), (slices,) + (1,) * (len(AXES) - 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(per_slice, across, devices, allow_split_physical_axes=True), AXES,
+                axis_types=types)
+  return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:count])
+
+
+def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
+  """The mesh over `num_devices` devices that are not here: for shapes and shardings, not for running."""
+  return AbstractMesh(config.shape(num_devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))

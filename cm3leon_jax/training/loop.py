@@ -1,5 +1,6 @@
 """The training loop: mesh → state (new or restored) → input → { step; log; checkpoint; evaluate }."""
 
+import functools
 import os
 from typing import Callable, Iterable, Iterator, Mapping
 
@@ -119,16 +120,12 @@ def train(
   with rules_lib.use(device_mesh, rules):
     network = Transformer(model)
     loss_fn = make_loss_fn(network, loss, vocabulary, seed)
-
-    def one_step(state, batch):
-      state, metrics = train_step(state, batch, loss_fn=loss_fn, optimizer=update, ema_decay=ema_decay)
-      return state, metrics | seen_tokens(batch, vocabulary)
-
-    step_fn = jax.jit(one_step, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None),
-                      donate_argnums=0)
+    step_fn = jax.jit(functools.partial(train_step, loss_fn=loss_fn, optimizer=update, ema_decay=ema_decay),
+                      in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None), donate_argnums=0)
     eval_fn = jax.jit(lambda params, batch: losses.loss_sums(network, params, batch, loss, vocabulary),
                       in_shardings=(shardings.params, batch_sharding))
     norm_fn = jax.jit(optax.tree.norm)
+    seen_fn = jax.jit(functools.partial(seen_tokens, vocabulary=vocabulary))
     checkpoints = store.Writer(workdir, keep_checkpoints, keep_every)
     watchdog = Watchdog(workdir, watchdog_minutes)
     profiler = profiling.Profiler(workdir / "profile", profile)
@@ -159,6 +156,7 @@ def train(
         profiler.before(step)
         batch = place(host_batch, batch_sharding, shares)
         state, metrics = step_fn(state, batch)
+        metrics |= seen_fn(batch)
         if step % log_every == 0:
           metrics["param_norm"] = norm_fn(state.params)
         profiler.after(step, metrics)

@@ -27,7 +27,8 @@ class Profiler:
 
   def __init__(self, folder: os.PathLike, planned: tuple[int, int] | None):
     self._folder, self._planned = os.fspath(folder), planned
-    self._asked, self._last, self._old = False, None, None
+    self._asked, self._old = False, None
+    self._last = self._mark = None  # the last step to trace, while tracing; the mark of the step under way
     if threading.current_thread() is threading.main_thread():
       self._old = signal.signal(signal.SIGUSR1, self._ask)
 
@@ -37,20 +38,24 @@ class Profiler:
 
   def before(self, step: int) -> None:
     """Call it before `step` is dispatched."""
-    if self._last is not None:
-      return
-    if self._planned and self._planned[0] <= step <= self._planned[1]:
-      self._last = self._planned[1]
-    elif self._asked:
-      self._last = step + ON_DEMAND - 1
-    else:
-      return
-    self._asked = False
-    jax.profiler.start_trace(self._folder)
+    if self._last is None:
+      if self._planned and self._planned[0] <= step <= self._planned[1]:
+        self._last = self._planned[1]
+      elif self._asked:
+        self._last = step + ON_DEMAND - 1
+      else:
+        return
+      self._asked = False
+      jax.profiler.start_trace(self._folder)
+    self._mark = jax.profiler.StepTraceAnnotation("train", step_num=step)
+    self._mark.__enter__()
 
   def after(self, step: int, results) -> None:
     """Call it after `step` was dispatched; waits for `results` when it is the last one traced."""
-    if self._last is not None and step >= self._last:
+    if self._last is None:
+      return
+    self._mark.__exit__(None, None, None)
+    if step >= self._last:
       jax.block_until_ready(results)
       self._stop()
       print(f"profile: steps up to {step} are in {self._folder}", file=sys.stderr)
