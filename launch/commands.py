@@ -1,6 +1,6 @@
 """What the launchers share: commands as lists of words, shown or run, never a string for a shell to split.
 
-The launchers run from a checkout, with any Python >= 3.9, before anything is installed.
+The launchers run from a checkout, with any Python >= 3.10, before anything is installed.
 """
 
 import argparse
@@ -104,3 +104,6 @@ def main(parse: Callable[[Sequence[str]], argparse.Namespace], run: Callable[[ar
   except InputError as error:
     print(f"launch: {error}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:  # what runs elsewhere goes on
+    print("\nlaunch: left by Ctrl-C", file=sys.stderr)
+    return 130

@@ -41,6 +41,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
+def _yaml():
+  try:
+    import yaml
+  except ImportError as error:
+    raise InputError("PyYAML is missing: run this with .venv/bin/python (make setup)") from error
+  return yaml
+
+
 def hosts(topology: str, chips_per_host: int) -> int:
   """Hosts of a slice: 16x16 with 4 chips a host has 64."""
   if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", topology):
@@ -54,9 +62,7 @@ def hosts(topology: str, chips_per_host: int) -> int:
 
 def manifest(args: argparse.Namespace) -> dict:
   """The JobSet. The template is parsed and its fields are set, so no value can become anything but a value."""
-  import yaml
-
-  jobset = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
+  jobset = _yaml().safe_load(MANIFEST.read_text(encoding="utf-8"))
   jobset["metadata"]["name"] = args.name
   jobset["spec"]["failurePolicy"]["maxRestarts"] = args.max_restarts
   replicated = jobset["spec"]["replicatedJobs"][0]
@@ -82,14 +88,12 @@ def manifest(args: argparse.Namespace) -> dict:
 
 
 def run(args: argparse.Namespace) -> int:
-  import yaml
-
   if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", args.name):
     raise InputError(f"{args.name}: Kubernetes wants a name of lower-case letters, digits and -, at most 40 long")
   commands.need_command(args.command)
   if args.slices < 1 or args.max_restarts < 0:
     raise InputError("--slices must be at least 1, --max_restarts at least 0")
-  text = yaml.safe_dump(manifest(args), sort_keys=False, width=120)
+  text = _yaml().safe_dump(manifest(args), sort_keys=False, width=120)
   namespace = [f"--namespace={args.namespace}"] if args.namespace else []
   apply = ["kubectl", "apply", *namespace, "--filename=-"]
   if args.dry_run:
