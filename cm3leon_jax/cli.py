@@ -186,6 +186,9 @@ def _inspect(sub) -> Run:
   task.add_argument("--out", default="", metavar="D", help="folder for the pictures")
   checkpoint = kinds.add_parser("checkpoint", help="sizes, step and tokenizers of a checkpoint")
   checkpoint.add_argument("checkpoint", metavar="C")
+  shardings = kinds.add_parser("shardings", help="where every array of a run lies on its mesh, and its bytes a device")
+  _gin_flags(shardings)
+  shardings.add_argument("--devices", type=int, required=True, metavar="N")
   config_ = kinds.add_parser("config", help="a gin file with everything it includes, as it would run")
   _gin_flags(config_)
 

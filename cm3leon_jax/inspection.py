@@ -38,3 +38,14 @@ def config(args: argparse.Namespace) -> None:
 
   configs.load(args.gin_file, args.gin_bindings)
   print(gin.config_str())
+
+
+def shardings(args: argparse.Namespace) -> None:
+  """Where every parameter, optimizer slot and major activation of a run lies on a mesh of so many devices."""
+  from cm3leon_jax import config as configs
+  from cm3leon_jax import plan
+  from cm3leon_jax.planning import placement
+
+  configs.load(args.gin_file, args.gin_bindings)
+  for line in placement.lines(plan.configured_run(), args.devices):
+    print(line)

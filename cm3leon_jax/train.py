@@ -55,6 +55,8 @@ def train(
     objective: CM3Objective,
     steps: int,
     batch_size: int,
+    device_batch: int = 0,
+    tpu_options: Mapping[str, object] | None = None,
     data: str = "",
     windows: str = "windows/pretrain",
     evaluations: Mapping[str, str] | None = None,
@@ -96,7 +98,8 @@ def train(
     init_from = str(root / init_from)
   loop.train(
       model=fit_model(model, vocabulary, layout), vocabulary=vocabulary, layout=layout, optimizer=optimizer, loss=loss,
-      mesh=mesh, input_fn=source, workdir=workdir, steps=steps, seed=seed, log_every=log_every,
+      mesh=mesh, input_fn=source, workdir=workdir, steps=steps,
+      device_batch=device_batch, tpu_options=tpu_options, seed=seed, log_every=log_every,
       checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, keep_every=keep_every,
       eval_every=eval_every, evaluations=held_out, ema_decay=ema_decay, watchdog_minutes=watchdog_minutes,
       profile_steps=profile_steps, wandb_project=wandb_project, init_from=init_from, meta=fingerprints(root),

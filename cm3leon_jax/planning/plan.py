@@ -5,7 +5,8 @@ the seconds are worth is said in `hlo_cost`: a prediction to compare programs by
 """
 
 import dataclasses
-import functools
+import os
+from pathlib import Path
 import re
 import time
 from typing import Mapping
@@ -18,19 +19,46 @@ from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import count_parameters
 from cm3leon_jax.models.transformer import Transformer
+from cm3leon_jax.planning import analytic as analysis
 from cm3leon_jax.planning import hlo_cost
-from cm3leon_jax.planning import topology as topology_lib
+from cm3leon_jax.planning import machines
 from cm3leon_jax.sharding import rules as rules_lib
-from cm3leon_jax.sharding.mesh import make_mesh, MeshConfig
+from cm3leon_jax.sharding.mesh import abstract_mesh, make_mesh, MeshConfig
 from cm3leon_jax.training import loop
+from cm3leon_jax.training import step as step_lib
 from cm3leon_jax.training.losses import LossConfig
 from cm3leon_jax.training.metrics import train_flops_per_token
 from cm3leon_jax.training.optimizer import make_optimizer, OptimizerConfig
 from cm3leon_jax.training.state import abstract_state, state_shardings
-from cm3leon_jax.training.step import train_step
 from cm3leon_jax.vocabulary import Vocabulary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a plan is made of: the arguments of `training.loop.train` that a step's cost depends on.
+
+  Attributes:
+    batch_size: rows of the global batch.
+    length: tokens a row.
+    device_batch: rows that a device computes at once; 0: all of its share.
+    steps: of the whole run.
+    tpu_options: for the TPU compiler.
+  """
+
+  model: TransformerConfig
+  vocabulary: Vocabulary
+  optimizer: OptimizerConfig
+  loss: LossConfig
+  mesh: MeshConfig
+  batch_size: int
+  length: int
+  steps: int
+  device_batch: int = 0
+  ema_decay: float = 0.0
+  tpu_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  rules: Mapping[str, rules_lib.MeshAxes] = dataclasses.field(default_factory=lambda: rules_lib.DEFAULT_RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,41 +66,49 @@ class Plan:
   """What `cm3leon plan` writes. All but `parameters` and `tokens_per_step` is for one device (chip) and one step.
 
   Attributes:
-    topology, devices, mesh: the slice, its chips, the size of each mesh axis.
+    topology, devices, mesh: the machine, its chips, the size of each mesh axis.
+    method: `compiled` by libtpu, or `analytic`.
     parameters: of the whole model.
-    tokens_per_step: of the global batch.
-    fits: whether the compiler found room for the step in `hbm_bytes_available`.
+    tokens_per_step: of the global batch; a device computes `rows_per_device` rows at once, `parts` times a step.
+    fits: whether the step has room in `hbm_bytes_available`, what the compiler may use.
     peak_bytes_per_device: the most that is alive at once; where it does not fit, what the compiler asked for, if it
       said so.
+    bytes_by_kind: parameters, optimizer, gradients, activations (kept for the backward pass), temporaries. The state's
+      parts are exact; of a compiled plan activations follow from the remat policy, and temporaries are the rest.
     flops_per_device: matmuls and kernels of the program, recomputation included; loops multiplied out.
     model_flops_per_device: those that the model needs, recomputation not counted: the numerator of MFU.
     hbm_bytes_per_device: traffic to and from memory.
     collective_bytes: kind → bytes that one device sends.
-    step_seconds: predicted, with the compiler's own cycle counts; `step_seconds_at_peak` is what it would be if all ran
-      at peak rates: with compute, memory and network fully overlapped, and one after another.
+    step_seconds: predicted; compiled: with the compiler's own cycle counts.
+    bound: what most of the step goes into: matmuls, memory or network.
     mfu: model_flops_per_device over peak FLOP/s times step_seconds.
-    days: of the whole run of `steps` steps.
+    days, chip_hours: of the whole run of `steps` steps.
     warnings: what could not be counted.
   """
 
   topology: str
   devices: int
   mesh: Mapping[str, int]
+  method: str
   parameters: int
   tokens_per_step: int
+  rows_per_device: int
+  parts: int
   steps: int
   fits: bool
   hbm_bytes_available: int
   peak_bytes_per_device: int | None
   model_flops_per_device: float
+  bytes_by_kind: Mapping[str, int] = dataclasses.field(default_factory=dict)
   flops_per_device: float | None = None
   hbm_bytes_per_device: float | None = None
   collective_bytes: Mapping[str, float] = dataclasses.field(default_factory=dict)
   step_seconds: float | None = None
-  step_seconds_at_peak: tuple[float, float] | None = None
+  bound: str = ""
   mfu: float | None = None
   tokens_per_second: float | None = None
   days: float | None = None
+  chip_hours: float | None = None
   compile_seconds: float = 0.0
   warnings: tuple[str, ...] = ()
 
@@ -80,114 +116,105 @@ class Plan:
     return dataclasses.asdict(self)
 
 
-def plan(
-  *,
-  topology: str,
-  model: TransformerConfig,
-  vocabulary: Vocabulary,
-  optimizer: OptimizerConfig,
-  loss: LossConfig,
-  mesh: MeshConfig,
-  batch_size: int,
-  length: int,
-  steps: int,
-  ema_decay: float = 0.0,
-  rules: Mapping[str, rules_lib.MeshAxes] = rules_lib.DEFAULT_RULES,
-) -> Plan:
-  """Compiles the training step of a run for a slice.
+def plan(run: Run, topology: str, *, analytic: bool = False, hlo: str | os.PathLike = "") -> Plan:
+  """Plans a run on a machine.
 
   Args:
-    topology: e.g. `v5e:16x16`.
-    batch_size: rows of the global batch.
-    length: tokens a row.
-    steps: of the whole run.
-    the rest: as `training.loop.train` takes them.
+    topology: a TPU slice, e.g. `v5e:16x16`, or with `analytic` GPU nodes, e.g. `h100:32x8`.
+    analytic: from shapes alone, in a second; GPUs have no other way.
+    hlo: path for the compiled program's text.
 
   Raises:
-    InputError: no such slice, or a mesh or batch that does not divide over it.
+    InputError: no such machine, or a mesh or batch that does not divide over it.
   """
-  slice_ = topology_lib.load(topology)
-  model = _as_on_tpu(model)
-  device_mesh = make_mesh(mesh, slice_.devices)
-  count = device_mesh.size
-  flops = train_flops_per_token(model, length) * batch_size * length / count
+  machine = machines.load(topology, compiler=not analytic)
+  run = dataclasses.replace(run, model=_for_machine(run.model, machine))
+  try:
+    return _plan(run, machine, analytic, hlo)
+  except (rules_lib.ShardingError, InputError) as error:
+    raise InputError(f"--topology={topology}: {error}") from error
+
+
+def _plan(run: Run, machine: machines.Machine, analytic: bool, hlo) -> Plan:
+  mesh = make_mesh(run.mesh, machine.devices) if machine.devices else abstract_mesh(run.mesh, machine.count)
+  parts = step_lib.parts_of_batch(run.batch_size, run.device_batch, mesh, run.rules)
+  rows = run.batch_size // parts // rules_lib.shards("batch", run.rules, mesh)
+  update = make_optimizer(run.optimizer, run.model, run.steps)
+  state = abstract_state(run.model, update, run.ema_decay > 0)
+  shardings = state_shardings(run.model, state, mesh, run.rules)
+  sizes = dict(mesh.shape)
+  memory = analysis.memory(run.model, state, shardings, rows=rows, length=run.length, parts=parts, chunk=run.loss.chunk,
+                           mesh=sizes, pad=not machine.gpu)
+  flops = train_flops_per_token(run.model, run.length) * run.batch_size * run.length / mesh.size
   facts = dict(
-    topology=topology,
-    devices=count,
-    mesh={axis: size for axis, size in device_mesh.shape.items() if size > 1},
-    parameters=count_parameters(model),
-    tokens_per_step=batch_size * length,
-    steps=steps,
-    hbm_bytes_available=slice_.spec.hbm_gib * 2**30,
-    model_flops_per_device=flops,
-  )
+    topology=machine.name, devices=mesh.size, mesh={axis: size for axis, size in sizes.items() if size > 1},
+    parameters=count_parameters(run.model), tokens_per_step=run.batch_size * run.length, rows_per_device=rows, parts=parts,
+    steps=run.steps, hbm_bytes_available=machine.bytes_available, model_flops_per_device=flops)
+  if analytic:
+    return _analytic(run, machine, facts, memory, rows, sizes)
+  return _compiled(run, machine, facts, memory, lower(run, mesh, update, state, shardings, parts), hlo)
+
+
+def _analytic(run: Run, machine, facts: dict, memory: analysis.Memory, rows: int, mesh: Mapping[str, int]) -> Plan:
+  costs = analysis.costs(run.model, machine.spec, mesh, rows=rows, length=run.length, parts=facts["parts"],
+                         state_bytes=memory.parameters + memory.optimizer + memory.ema, gpu=machine.gpu)
+  return _finish(facts, machine, method="analytic", fits=memory.total <= facts["hbm_bytes_available"],
+                 peak_bytes_per_device=memory.total, bytes_by_kind=dataclasses.asdict(memory), flops_per_device=costs.flops,
+                 hbm_bytes_per_device=costs.hbm_bytes, collective_bytes=dict(costs.collective_bytes),
+                 step_seconds=costs.step_seconds, bound=costs.bound)
+
+
+def _compiled(run: Run, machine, facts: dict, memory: analysis.Memory, lowered: jax.stages.Lowered, hlo) -> Plan:
   started = time.monotonic()
   try:
-    compiled = lower(
-      model, vocabulary, optimizer, loss, device_mesh, batch_size, length, steps, ema_decay, rules
-    ).compile()
-  except rules_lib.ShardingError as error:
-    raise InputError(f"--topology={topology}: {error}") from error
+    compiled = lowered.compile(compiler_options=dict(run.tpu_options) or None)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return Plan(
-      **facts,
-      fits=False,
-      peak_bytes_per_device=_asked_for(str(error)),
-      compile_seconds=round(time.monotonic() - started, 1),
-      warnings=(str(error).splitlines()[0],),
-    )
-  seconds = time.monotonic() - started
-  cost = hlo_cost.analyze(compiled.as_text(), slice_.chip, flops)
-  step = cost["step_seconds"]
+    return Plan(**facts, method="compiled", fits=False, peak_bytes_per_device=_asked_for(str(error)),
+                compile_seconds=round(time.monotonic() - started, 1), warnings=(str(error).splitlines()[0],))
+  seconds = round(time.monotonic() - started, 1)
+  text = compiled.as_text()
+  if hlo:
+    Path(hlo).write_text(text, encoding="utf-8")
+  cost = hlo_cost.analyze(text, machine.chip, facts["model_flops_per_device"])
   sent: dict[str, float] = {}
   for row in cost["collectives"]:
     sent[row["kind"]] = sent.get(row["kind"], 0.0) + row["wire_bytes"]
-  return Plan(
-    **facts,
-    fits=True,
-    peak_bytes_per_device=compiled.memory_analysis().peak_memory_in_bytes,
-    flops_per_device=cost["flops"],
-    hbm_bytes_per_device=cost["hbm_bytes"],
-    collective_bytes=sent,
-    step_seconds=step["scheduled"],
-    step_seconds_at_peak=(step["full_overlap"], step["no_overlap"]),
-    mfu=cost["mfu"]["scheduled"],
-    tokens_per_second=batch_size * length / step["scheduled"],
-    days=steps * step["scheduled"] / 86_400,
-    compile_seconds=round(seconds, 1),
-    warnings=tuple(cost["warnings"]),
-  )
+  peak = compiled.memory_analysis().peak_memory_in_bytes
+  known = dataclasses.asdict(memory)
+  known["temporaries"] = max(0, peak - sum(size for kind, size in known.items() if kind != "temporaries"))
+  times = cost["seconds"]
+  bound = max((times["compute"], "matmuls"), (times["memory"], "memory"), (times["collective"], "network"))[1]
+  return _finish(facts, machine, method="compiled", fits=True, peak_bytes_per_device=peak, bytes_by_kind=known,
+                 flops_per_device=cost["flops"], hbm_bytes_per_device=cost["hbm_bytes"], collective_bytes=sent,
+                 step_seconds=cost["step_seconds"]["scheduled"], bound=bound, compile_seconds=seconds,
+                 warnings=tuple(cost["warnings"]))
 
 
-def lower(
-  model, vocabulary, optimizer, loss, device_mesh, batch_size, length, steps, ema_decay, rules
-) -> jax.stages.Lowered:
+def _finish(facts: dict, machine, step_seconds: float, **fields) -> Plan:
+  days = facts["steps"] * step_seconds / 86_400
+  return Plan(**facts, **fields, step_seconds=step_seconds,
+              mfu=facts["model_flops_per_device"] / machine.spec.flops / step_seconds,
+              tokens_per_second=facts["tokens_per_step"] / step_seconds, days=days, chip_hours=days * 24 * facts["devices"])
+
+
+def lower(run: Run, mesh, update, state, shardings, parts: int) -> jax.stages.Lowered:
   """The step as `training.loop.train` jits it, on shapes alone."""
-  update = make_optimizer(optimizer, model, steps)
-  abstract = abstract_state(model, update, ema_decay > 0)
-  shardings = state_shardings(model, abstract, device_mesh, rules)
-  spec = rules_lib.partition_spec(("batch", "length"), (batch_size, length), rules, device_mesh, "batch")
-  batch_sharding = NamedSharding(device_mesh, spec)
-  batch = {
-    name: jax.ShapeDtypeStruct((batch_size, length), jnp.float32 if name == "loss_weights" else jnp.int32)
-    for name in loop.BATCH_FIELDS
-  }
-  with rules_lib.use(device_mesh, rules):
-    loss_fn = loop.make_loss_fn(Transformer(model), loss, vocabulary, seed=0)
-    step = jax.jit(
-      functools.partial(train_step, loss_fn=loss_fn, optimizer=update, ema_decay=ema_decay),
-      in_shardings=(shardings, batch_sharding),
-      out_shardings=(shardings, None),
-      donate_argnums=0,
-    )
-    return step.lower(abstract, batch)
+  spec = rules_lib.partition_spec(("batch", "length"), (run.batch_size, run.length), run.rules, mesh, "batch")
+  batch = {name: jax.ShapeDtypeStruct((run.batch_size, run.length), jnp.float32 if name == "loss_weights" else jnp.int32)
+           for name in loop.BATCH_FIELDS}
+  with rules_lib.use(mesh, run.rules):
+    sums_fn = step_lib.make_sums_fn(Transformer(run.model), run.loss, run.vocabulary, seed=0)
+    step = step_lib.jit_step(sums_fn=sums_fn, optimizer=update, ema_decay=run.ema_decay, parts=parts, shardings=shardings,
+                             batch_sharding=NamedSharding(mesh, spec))
+    return step.lower(state, batch)
 
 
-def _as_on_tpu(model: TransformerConfig) -> TransformerConfig:
-  """`auto` means this machine's backend; on the slice it would mean the TPU kernel."""
-  return dataclasses.replace(model, attention="splash") if model.attention == "auto" else model
+def _for_machine(model: TransformerConfig, machine: machines.Machine) -> TransformerConfig:
+  """`auto` means this machine's backend; there it would mean another."""
+  backend = "cudnn" if machine.gpu else "splash"
+  return dataclasses.replace(model, attention=backend) if model.attention == "auto" else model
 
 
 def _asked_for(message: str) -> int | None:
@@ -197,40 +224,3 @@ def _asked_for(message: str) -> int | None:
     return None
   value, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
   return int(float(value) * _UNITS[unit])
-
-
-def _si(value: float) -> str:
-  """`1.23 G`."""
-  for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-    if value >= size:
-      return f"{value / size:.2f} {unit}"
-  return f"{value:.0f} "
-
-
-def table(result: Plan) -> str:
-  """For people: a line a figure."""
-  gib = 2**30
-  peak = "unknown" if result.peak_bytes_per_device is None else f"{result.peak_bytes_per_device / gib:.2f} GiB"
-  lines = [
-    ("slice", f"{result.topology}, {result.devices} devices, mesh {dict(result.mesh) or 'of one'}"),
-    ("parameters", f"{result.parameters:,}"),
-    ("tokens a step", f"{result.tokens_per_step:,}"),
-    ("fits", f"{'yes' if result.fits else 'NO'}: peak {peak} of {result.hbm_bytes_available / gib:.0f} GiB a device"),
-  ]
-  if result.fits:
-    sent = [f"{_si(size)}B by {kind}" for kind, size in sorted(result.collective_bytes.items())]
-    overlapped, serial = result.step_seconds_at_peak
-    lines += [
-      (
-        "FLOPs",
-        f"{_si(result.flops_per_device)}FLOP a device, of which the model needs {_si(result.model_flops_per_device)}",
-      ),
-      ("memory traffic", f"{_si(result.hbm_bytes_per_device)}B a device"),
-      ("network", f"a device sends {', '.join(sent) or 'nothing'}"),
-      ("step", f"{result.step_seconds:.4g} s predicted, MFU {result.mfu:.1%}"),
-      ("", f"at peak rates {overlapped:.4g} s fully overlapped, {serial:.4g} s one after another"),
-      ("speed", f"{result.tokens_per_second:,.0f} tokens/s"),
-      ("whole run", f"{result.days:.3g} days for {result.steps:,} steps"),
-    ]
-  lines += [("warning", text) for text in result.warnings]
-  return "\n".join(f"{name:<16}{text}" for name, text in lines)

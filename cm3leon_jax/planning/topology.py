@@ -39,6 +39,19 @@ class Topology:
   devices: tuple[Any, ...]
 
 
+def parse(name: str) -> tuple[str, tuple[int, ...]]:
+  """`v5e:4x4` → ("v5e", (4, 4)).
+
+  Raises:
+    InputError: an unknown chip, or a shape that this chip has not.
+  """
+  match = re.fullmatch(r"(v4|v5e|v5p|v6e):(\d+(?:x\d+)*)", name)
+  shape = tuple(int(n) for n in match[2].split("x")) if match else ()
+  if not match or len(shape) != _AXES[match[1]] or min(shape) < 1:
+    raise InputError(f"--topology={name}: no such TPU slice; examples: {_EXAMPLES}; GPUs: h100:8, h100:32x8 (--analytic)")
+  return match[1], shape
+
+
 def load(name: str) -> Topology:
   """The slice called `<chip>:<chips>x<chips>[x<chips>]`.
 
@@ -47,11 +60,7 @@ def load(name: str) -> Topology:
   Raises:
     InputError: an unknown chip, a shape that this chip has not, or no libtpu.
   """
-  match = re.fullmatch(r"(v4|v5e|v5p|v6e):(\d+(?:x\d+)*)", name)
-  shape = tuple(int(n) for n in match[2].split("x")) if match else ()
-  if not match or len(shape) != _AXES[match[1]] or min(shape) < 1:
-    raise InputError(f"--topology={name}: no such TPU slice; examples: {_EXAMPLES}")
-  chip = match[1]
+  chip, shape = parse(name)
   for key, value in _ENVIRONMENT.items():  # read when libtpu loads, below
     os.environ.setdefault(key, value)
   if not os.environ.get("JAX_PLATFORMS"):

@@ -7,6 +7,7 @@ dimension are errors that name both sides.
 
 import contextlib
 import contextvars
+import math
 from typing import Any, Mapping
 
 import jax
@@ -72,6 +73,13 @@ def partition_spec(names: tuple[str, ...], shape: tuple[int, ...], rules: Mappin
                           f"mesh axis {' × '.join(axes)}; the next size that does is {-(-size // shards) * shards}")
     parts.append(axes[0] if len(axes) == 1 else axes or None)
   return PartitionSpec(*parts)
+
+
+def shards(name: str, rules: Mapping[str, MeshAxes], mesh: Mesh) -> int:
+  """Over how many devices a dimension of that logical name is split."""
+  axes = rules[name]
+  axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
+  return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def tree_shardings(axes: Any, abstract: Any, rules: Mapping[str, MeshAxes], mesh: Mesh) -> Any:

@@ -24,7 +24,7 @@ from cm3leon_jax.training import profiling
 from cm3leon_jax.training import store
 from cm3leon_jax.training.optimizer import OptimizerConfig, make_optimizer
 from cm3leon_jax.training.state import TrainState, abstract_state, init_state, state_shardings
-from cm3leon_jax.training.step import train_step
+from cm3leon_jax.training.step import jit_step, make_sums_fn, parts_of_batch
 from cm3leon_jax.training.stopping import PREEMPTED, StopRequest
 from cm3leon_jax.training.totals import Totals, seen_tokens
 from cm3leon_jax.training.watchdog import Watchdog
@@ -45,6 +45,8 @@ def train(
     input_fn: Callable[[int], Iterator[Batch]],
     workdir: str | os.PathLike,
     steps: int,
+    device_batch: int = 0,
+    tpu_options: Mapping[str, object] | None = None,
     seed: int = 0,
     log_every: int = 10,
     checkpoint_every: int = 1000,
@@ -74,6 +76,9 @@ def train(
     workdir: gets checkpoints/, model.json, metrics.jsonl, tensorboard/, operative_config.gin. A local path, the same
       folder for all processes, or a bucket's (`gs://…`).
     steps: the total; the schedule of the rate spans them.
+    device_batch: rows that a device computes at once; its share of a batch is then computed in parts, one after another
+      (gradient accumulation). 0: all of its share.
+    tpu_options: for the TPU compiler, as hardware files state them; other platforms leave them aside.
     seed: of the initial weights and of dropout.
     log_every: steps between rows of metrics.jsonl; a row holds that step's own losses.
     checkpoint_every: steps between checkpoints; the last step is always saved.
@@ -119,9 +124,10 @@ def train(
   totals.start(device_mesh.size)
   with rules_lib.use(device_mesh, rules):
     network = Transformer(model)
-    loss_fn = make_loss_fn(network, loss, vocabulary, seed)
-    step_fn = jax.jit(functools.partial(train_step, loss_fn=loss_fn, optimizer=update, ema_decay=ema_decay),
-                      in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None), donate_argnums=0)
+    step_of = functools.partial(
+        jit_step, sums_fn=make_sums_fn(network, loss, vocabulary, seed), optimizer=update, ema_decay=ema_decay,
+        shardings=shardings, batch_sharding=batch_sharding,
+        compiler_options=tpu_options if jax.default_backend() == "tpu" else None)
     eval_fn = jax.jit(lambda params, batch: losses.loss_sums(network, params, batch, loss, vocabulary),
                       in_shardings=(shardings.params, batch_sharding))
     norm_fn = jax.jit(optax.tree.norm)
@@ -151,6 +157,7 @@ def train(
         host_batch = _next_batch(batches, step)
         if reporter is None:
           _check_batch(host_batch, model)
+          step_fn = step_of(parts=parts_of_batch(shares * len(host_batch["inputs"]), device_batch, device_mesh, rules))
           flops = metrics_lib.train_flops_per_token(model, host_batch["inputs"].shape[1])
           reporter = metrics_lib.Reporter(workdir, start, steps, flops, device_mesh.devices.ravel(), wandb_project)
         profiler.before(step)
@@ -190,15 +197,6 @@ def train(
           part.close()
     checkpoints.close()
   return state
-
-
-def make_loss_fn(network: Transformer, config: losses.LossConfig, vocabulary: Vocabulary, seed: int):
-  """(params, batch, step) → (loss, metrics); the dropout key depends on seed and step alone."""
-  def loss_fn(params, batch, step):
-    key = jax.random.fold_in(jax.random.key(seed), step) if network.config.dropout else None
-    result = losses.metrics(losses.loss_sums(network, params, batch, config, vocabulary, key))
-    return result["loss"], result
-  return loss_fn
 
 
 def evaluate(eval_fn, params, batches: Iterable[Batch], sharding: NamedSharding, shares: int = 1) -> dict[str, float]:

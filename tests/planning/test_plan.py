@@ -9,7 +9,7 @@ from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import count_parameters
 from cm3leon_jax.planning import plan as planning
-from cm3leon_jax.planning import topology
+from cm3leon_jax.planning import show, topology
 from cm3leon_jax.sharding.mesh import MeshConfig
 from cm3leon_jax.training.losses import LossConfig
 from cm3leon_jax.training.optimizer import OptimizerConfig
@@ -22,17 +22,13 @@ LENGTH, WIDTH, VOCABULARY = 256, 128, 1024
 def small(slice_: str = "v5e:1x1", layers: int = 2, batch_size: int = 2, **changes):
   pytest.importorskip("libtpu")
   model = TransformerConfig(VOCABULARY, layers, WIDTH, 4, max_positions=LENGTH, attention="xla")
-  return planning.plan(
-    topology=slice_,
-    model=dataclasses.replace(model, **changes),
-    vocabulary=Vocabulary(512, 256, 16, VOCABULARY),
-    optimizer=OptimizerConfig(),
-    loss=LossConfig(),
-    mesh=MeshConfig(),
-    batch_size=batch_size,
-    length=LENGTH,
-    steps=1000,
-  )
+  return planning.plan(run(dataclasses.replace(model, **changes), batch_size), slice_)
+
+
+def run(model: TransformerConfig, batch_size: int, **changes) -> planning.Run:
+  fields = dict(model=model, vocabulary=Vocabulary(512, 256, 16, VOCABULARY), optimizer=OptimizerConfig(), loss=LossConfig(),
+                mesh=MeshConfig(), batch_size=batch_size, length=LENGTH, steps=1000)
+  return planning.Run(**(fields | changes))
 
 
 def test_one_chip():
@@ -71,7 +67,7 @@ def test_fsdp_over_four_chips_gathers_the_weights():
   assert four.model_flops_per_device == one.model_flops_per_device  # four times the batch on four times the chips
   layer_bytes = 2 * 2 * 12 * WIDTH**2  # bfloat16, two layers
   assert four.collective_bytes["all-gather"] > layer_bytes * 3 / 4  # three quarters of them come from elsewhere
-  text = planning.table(four)
+  text = show.table(four)
   assert "all-gather" in text and "4 devices" in text and "fits            yes" in text
 
 
@@ -79,11 +75,11 @@ def test_too_large_for_the_chip_says_so():
   result = small(num_layers=24, model_dim=4096, num_heads=32, mlp_dim=16384)
   assert not result.fits and result.step_seconds is None
   assert result.peak_bytes_per_device is None or result.peak_bytes_per_device > 15.75 * 2**30
-  assert "NO" in planning.table(result) and "memory" in result.warnings[0]
+  assert "NO" in show.table(result) and "memory" in result.warnings[0]
 
 
 def test_a_batch_that_does_not_divide_is_named():
-  with pytest.raises(InputError, match="v5e:2x2.*'batch' of size 6 .* 4 devices"):
+  with pytest.raises(InputError, match="v5e:2x2.*batch_size=6 does not divide over 4"):
     small("v5e:2x2", batch_size=6)
 
 
