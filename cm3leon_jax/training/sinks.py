@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import time
 from typing import Mapping
 
@@ -91,7 +92,7 @@ class WandB:
     import wandb
     marker = folder / "wandb_id.txt"
     if not marker.exists():
-      marker.write_text(wandb.util.generate_id())
+      marker.write_text(secrets.token_hex(4))
     local = {"dir": os.fspath(folder)} if is_local(folder) else {}
     self._run = wandb.init(project=project, id=marker.read_text(), resume="allow", **local)
     self._run.define_metric("*", step_metric="step")  # rows written again after a restart replace the older ones

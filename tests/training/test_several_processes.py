@@ -33,7 +33,7 @@ def same_losses(got: list[dict], want: list[dict]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_survive_preemption_a_kill_and_a_move_to_one_process_and_back(tmp_path):
-  """SIGTERM to one, SIGKILL of one, 2 → 1 → 2 processes: every loss as in a run that was left alone.
+  """SIGTERM to one, SIGKILL of one, 2 → 1 → 2 processes, a damaged checkpoint: every loss as in a run that was left alone.
 
   As long as there are two, to the bit; one process adds up in another order. With dropout, EMA, Muon and
   evaluations on; checkpoints at 4, 8, ….
@@ -68,10 +68,15 @@ def test_two_processes_survive_preemption_a_kill_and_a_move_to_one_process_and_b
   run_processes.wait_for_step(single, workdir, saved + 3)
   single.send_signal(signal.SIGTERM)
   assert single.wait(120) == 75, single.log.read_text()
-  assert run_processes.checkpoints(workdir)[-1] < 20
+  *_, before, last = run_processes.checkpoints(workdir)
+  assert last < 20
+  for file in (workdir / "checkpoints" / str(last) / "state").rglob("d/*"):
+    file.unlink()  # damaged: both go back to the one before
 
   pair = run_processes.start_several(workdir, 20, MESH)
   assert run_processes.codes(pair) == [0, 0], pair[0].log.read_text()
+  assert f"checkpoints/{last} is incomplete or corrupt" in pair[1].log.read_text()
+  assert (workdir / "corrupt" / str(last)).is_dir() and not (workdir / "corrupt" / str(before)).exists()
   several, whole_rows, alone_rows = map(run_processes.rows, (workdir, tmp_path / "whole", tmp_path / "alone"))
   assert [row["step"] for row in several] == [row["step"] for row in whole_rows]
   assert killed == run_processes.losses(tmp_path / "whole")[:len(killed)]

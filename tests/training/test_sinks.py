@@ -67,4 +67,4 @@ def test_weights_and_biases_gets_the_rows_and_one_id_a_run(tmp_path, monkeypatch
     sink.write({"step": step, "loss": 1.0})
     sink.close()
   name = (tmp_path / "wandb_id.txt").read_text()
-  assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{name}"))) == 2 and wandb.run is None
+  assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{name}*"))) == 2 and wandb.run is None
