@@ -11,6 +11,9 @@ import tiny_run
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.training.checkpoints import load_for_inference
 
+# Orbax leaves the other reads of a failed restore unawaited.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
