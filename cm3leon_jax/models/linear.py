@@ -7,8 +7,8 @@ The gradient of a weight contracts the activations' leading axes. On XLA:CPU its
 * float32: one flattened axis is a tenth faster; and in the order contract(x, dy), not contract(dy, x)
   and a transpose as automatic differentiation has it, for which dy is copied with its columns apart.
 
-Compilers for TPUs and GPUs choose the layout themselves, and sum in float32 whatever the result's dtype. There the
-gradient of a bfloat16 weight is asked for in bfloat16, so that its sum over devices carries half the bytes.
+Compilers for TPUs and GPUs choose the layout themselves, and sum in float32 whatever the result's dtype. There results are
+asked for in bfloat16, so that sums over devices (of activations on a tensor axis, of gradients) carry half the bytes.
 """
 
 import math
@@ -30,23 +30,28 @@ def outer(a: jax.Array, b: jax.Array) -> jax.Array:
   return contract(a, b, leading, leading)
 
 
-def _in_dtype(a, b, axes_a, axes_b):
-  return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=a.dtype)
+def _product(a, b, axes_a, axes_b):
+  """In the dtype of `a`, with float32 sums inside; see above for what CPUs need to be told."""
+  def stated(a, b):
+    return contract(a, b, axes_a, axes_b).astype(a.dtype)
+
+  def native(a, b):
+    return jax.lax.dot_general(a, b, ((axes_a, axes_b), ((), ())), preferred_element_type=a.dtype)
+
+  return stated(a, b) if a.dtype == jnp.float32 else jax.lax.platform_dependent(a, b, cpu=stated, default=native)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, w_IxO: jax.Array) -> jax.Array:
   """x @ w in the dtype of x; [..., I] × [I, O] → [..., O]."""
-  return contract(x, w_IxO, (x.ndim - 1,), (0,)).astype(x.dtype)
+  return _product(x, w_IxO, (x.ndim - 1,), (0,))
 
 
 def _matmul_backward(saved, dy):
   x, w = saved
   leading = tuple(range(x.ndim - 1))
-  dx = contract(dy, w, (dy.ndim - 1,), (1,)).astype(x.dtype)
-  dw = jax.lax.platform_dependent(x, dy, cpu=lambda x, dy: outer(x, dy).astype(w.dtype),
-                                  default=lambda x, dy: _in_dtype(x, dy, leading, leading).astype(w.dtype))
-  return dx, dw
+  dw = outer(x, dy) if x.dtype == jnp.float32 else _product(x, dy, leading, leading)
+  return _product(dy, w, (dy.ndim - 1,), (1,)), dw.astype(w.dtype)
 
 
 matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_backward)

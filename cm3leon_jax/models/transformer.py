@@ -16,7 +16,7 @@ from cm3leon_jax.models import attention
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.init import init_entry, parameter_table
 from cm3leon_jax.models.linear import project, score
-from cm3leon_jax.sharding.rules import constrain
+from cm3leon_jax.sharding.rules import constrain, summed_over
 
 REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -49,13 +49,39 @@ def rotate(x, positions, theta: float):
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+@jax.custom_vjp
+def project_heads(x_BxLxD, qkv_DxKxGxDh):
+  """q [B, H, L, Dh] and k, v [B, K, L, Dh], each written by a matmul of its own, as the TPU kernel reads them.
+
+  Taken out of one fused matmul they would be copied twice, 7 % of a 7B step. Args: x, and w["qkv"] [D, K, G + 2, Dh].
+  """
+  width = qkv_DxKxGxDh.shape[-1]
+  return tuple(checkpoint_name(jnp.einsum("bld,dhk->bhlk", x_BxLxD, part.reshape(part.shape[0], -1, width)), "qkv")
+               for part in _query_key_value(qkv_DxKxGxDh))
+
+
+def _query_key_value(qkv_DxKxGxDh):
+  return jax.lax.split(qkv_DxKxGxDh, (qkv_DxKxGxDh.shape[2] - 2, 1, 1), axis=2)
+
+
+def _project_heads_backward(saved, cotangents):
+  x, qkv = saved
+  parts = _query_key_value(qkv)
+  dws = [jnp.einsum("bld,bhlk->dhk", x, dy).reshape(part.shape) for dy, part in zip(cotangents, parts)]
+  flat = [part.reshape(part.shape[0], -1, part.shape[-1]) for part in parts]
+  # On a tensor axis: summed on each device first, then once over devices, not once for each of the three.
+  dx = summed_over("kv_heads", 1, lambda dys, ws: sum(jnp.einsum("bhlk,dhk->bld", dy, w) for dy, w in zip(dys, ws)),
+                         tuple(cotangents), tuple(flat))
+  return dx, jnp.concatenate(dws, axis=2)
+
+
+project_heads.defvjp(lambda x, qkv: (project_heads(x, qkv), (x, qkv)), _project_heads_backward)
+
+
 def queries_keys_values(c: TransformerConfig, w: dict, x_BxLxD, positions_BxL, heads_first: bool = False):
   """q [B, L, H, Dh] and k, v [B, L, K, Dh] of one fused matmul; with `heads_first` [B, H, L, Dh] and [B, K, L, Dh]."""
   if heads_first:
-    # What the TPU kernel reads, written by the matmuls themselves: taken out of a fused one, q, k and v are copied twice.
-    parts = jax.lax.split(w["qkv"], (c.queries_per_kv, 1, 1), axis=2)
-    q, k, v = (checkpoint_name(jnp.einsum("bld,dhk->bhlk", x_BxLxD, part.reshape(c.model_dim, -1, c.head_dim)), "qkv")
-               for part in parts)
+    q, k, v = project_heads(x_BxLxD, w["qkv"])
     flat = lambda p: p.reshape(-1, 1, c.head_dim)  # a gain or bias of each head
     place = positions_BxL[:, None, :]
   else:

@@ -16,12 +16,16 @@ from cm3leon_jax.models.init import abstract_parameters
 from cm3leon_jax.planning.hlo_cost import Chip
 from cm3leon_jax.training.metrics import train_flops_per_token
 
-LANES = 128  # a TPU array's last dimension is padded to as many elements
-MATMUL_RATE = 0.96  # of the peak: what XLA:TPU's schedules say of large matmuls with 32 MiB of VMEM
-GPU_MATMUL_RATE = 0.65  # of the data sheet's peak, which a GPU's power limit does not let it hold; not measured here
+LANES = 128  # a TPU array's last dimension is padded to as many elements, and its matrix unit is as wide
 BLOCK = 512  # of attention's kernel: those on the diagonal are computed whole
-# Passes over a [rows, length, width] array, in bf16, around the matmuls of one layer: norms, residuals, gradients of both.
-ELEMENTWISE_PASSES = 26
+MATMUL_RATE = 0.985  # of the peak: XLA:TPU's schedule of large matmuls with 32 MiB of VMEM
+GPU_MATMUL_RATE = 0.65  # of the data sheet's peak, which a GPU's power limit does not let it hold; not measured here
+# Passes over a [rows, length, width] bf16 array that one layer's forward and backward make, and those of recomputing it.
+PASSES, PASSES_AGAIN = 72, 26
+STACKED = 4  # passes over what is kept: made, stacked, taken out, read
+LOGIT_BYTES = 22  # moved for each logit
+WEIGHT_PASSES = 5  # over the bf16 weights
+UNHIDDEN = 0.75  # of the memory traffic's time does not run beside a matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +148,9 @@ def costs(c: TransformerConfig, chip: Chip, mesh: Mapping[str, int], *, rows: in
   # A fused attention kernel computes its scores again in the backward pass: 9 matmuls of [L, L/2 and half a block] for 6.
   kernel = c.num_layers * c.num_heads * c.head_dim * length * tokens / tensor * (9 * (1 + BLOCK / length) - 6)
   flops = model + kernel + (model - head) / 3 * recomputed_share(c, length)
+  kept = kept_per_token(c, tensor, pad=not gpu) - 2 * c.model_dim
+  share = recomputed_share(c, length) / recomputed_share(dataclasses.replace(c, remat="full"), length)
   wide = 2 * c.model_dim * tokens
-  passes = ELEMENTWISE_PASSES + (4 * c.mlp_dim / c.model_dim + 8) / tensor
-  logits = 4 * c.vocab_size * tokens / tensor
-  elementwise = c.num_layers * wide * passes + 3 * logits
-  hbm = elementwise + 4 * state_bytes
   weights = sum(x.size for x in jax.tree.leaves(abstract_parameters(c))) / tensor
   sent = {}
   if fsdp > 1:  # weights in bf16, for both passes; gradients summed by an all-reduce over the whole slice
@@ -161,8 +163,12 @@ def costs(c: TransformerConfig, chip: Chip, mesh: Mapping[str, int], *, rows: in
   if sequence > 1:  # keys and values of the whole row
     kv = 2 * 2 * c.num_kv_heads * c.head_dim * tokens * (sequence - 1) / tensor
     sent["all-gather"] = sent.get("all-gather", 0.0) + c.num_layers * 2 * kv
-  rate = chip.ici
-  matmul = GPU_MATMUL_RATE if gpu else MATMUL_RATE
-  return Costs(flops=flops, hbm_bytes=hbm, collective_bytes=sent, compute_seconds=flops / (chip.flops * matmul),
-               memory_seconds=(elementwise / 2 + 4 * state_bytes) / chip.hbm,  # about half rides on a matmul's ends
-               network_seconds=sent.get("all-gather", 0.0) / rate, blocking_seconds=sent.get("all-reduce", 0.0) / rate)
+  hbm = (c.num_layers * (wide * (PASSES + PASSES_AGAIN * share) + STACKED * kept * tokens)
+         + LOGIT_BYTES * c.vocab_size * tokens / tensor + WEIGHT_PASSES * 2 * weights * parts + 4 * state_bytes)
+  compute = flops / (chip.flops * (GPU_MATMUL_RATE if gpu else MATMUL_RATE))
+  if not gpu and c.head_dim % LANES:  # matmuls from and to narrow heads leave a part of the unit idle
+    heads = 2 * c.model_dim * (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor * c.num_layers * tokens
+    compute += heads * (3 + share) * (-(-c.head_dim // LANES) * LANES / c.head_dim - 1) / chip.flops
+  return Costs(flops=flops, hbm_bytes=hbm, collective_bytes=sent, compute_seconds=compute,
+               memory_seconds=UNHIDDEN * hbm / chip.hbm, network_seconds=sent.get("all-gather", 0.0) / chip.ici,
+               blocking_seconds=sent.get("all-reduce", 0.0) / chip.ici)

@@ -115,3 +115,19 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
   mesh, rules = active
   spec = partition_spec(names, x.shape, rules, mesh, f"activation {names}")
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def summed_over(name: str, axis: int, function, *arrays):
+  """function(*arrays), a sum over a logical axis: partial sums on each device, then one sum over devices.
+
+  Args:
+    name: of the logical axis; it is dimension `axis` of every array in `arrays` (trees), and none of the result's.
+  """
+  active = _active.get()
+  axes = () if active is None else active[1][name] or ()
+  axes = (axes,) if isinstance(axes, str) else axes
+  if not axes or shards(name, active[1], active[0]) == 1:
+    return function(*arrays)
+  spec = PartitionSpec(*(None,) * axis, axes)
+  return jax.shard_map(lambda *x: jax.lax.psum(function(*x), axes), mesh=active[0], in_specs=spec, out_specs=PartitionSpec(),
+                       axis_names=frozenset(axes), check_vma=False)(*arrays)
