@@ -51,23 +51,23 @@ def gradient(params, batch, step, sums_fn: SumsFn, parts: int):
   Part i takes rows i, i + parts, …, so that every device keeps its own rows. The loss is a quotient of two sums over the
   whole batch, so the gradients of its numerator add up, and are divided once.
   """
-  def one(batch, count):
-    def objective(params):
+  def one(batch, count, over):
+    def numerator(params):
       sums = sums_fn(params, batch, count)
-      return sums["objective"], sums
-    (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
+      return sums["objective"] / over(sums), sums
+    (_, sums), grads = jax.value_and_grad(numerator, has_aux=True)(params)
     return sums, grads
 
+  weight = lambda sums: jnp.maximum(sums["weight"], 1e-6)
   if parts == 1:
-    sums, grads = one(batch, step)
-  else:
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split), step)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    add = lambda total, scanned: (jax.tree.map(jnp.add, total, one(*scanned)), None)
-    (sums, grads), _ = jax.lax.scan(add, zero, (split, step * parts + jnp.arange(parts)))
-  scale = 1.0 / jnp.maximum(sums["weight"], 1e-6)
-  return sums, jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
+    return one(batch, step, weight)
+  split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+  part = lambda batch, count: one(batch, count, lambda sums: 1.0)
+  shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], split), step)
+  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  add = lambda total, scanned: (jax.tree.map(jnp.add, total, part(*scanned)), None)
+  (sums, grads), _ = jax.lax.scan(add, zero, (split, step * parts + jnp.arange(parts)))
+  return sums, jax.tree.map(lambda g: g / weight(sums).astype(g.dtype), grads)
 
 
 def train_step(state: TrainState, batch, *, sums_fn: SumsFn, optimizer: optax.GradientTransformation, ema_decay: float,
