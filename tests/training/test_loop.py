@@ -12,6 +12,7 @@ import tiny_run
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.sharding.mesh import MeshConfig
 
+
 def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
   """kill -9 after step 6 (checkpoints at 4, 8, …), run again, SIGTERM, run again: every loss has the same bits.
 
@@ -36,22 +37,32 @@ def test_killed_and_preempted_runs_continue_bit_for_bit(tmp_path):
   assert [row["step"] for row in rows(tmp_path / "whole")] == sorted([*range(1, 17), *evaluated])
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["fsdp8", "2x2x2"])
-def test_eight_devices_give_the_losses_of_one(tmp_path, mesh, one_device_losses):
-  tiny_run.run(tmp_path, 12, mesh=mesh, ema_decay=0.0)
-  got = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+MESHES = {
+    "fsdp8": MeshConfig(fsdp=8), "fsdp4-tensor2": MeshConfig(fsdp=4, tensor=2),
+    "data2-fsdp2-tensor2": MeshConfig(data=2, fsdp=2, tensor=2), "fsdp4-sequence2": MeshConfig(fsdp=4, sequence=2)}
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+def test_eight_devices_give_the_losses_of_one(tmp_path, mesh, one_device):
+  losses, first = one_device
+  state = tiny_run.run(tmp_path / "first", 0, mesh=mesh, evaluations={})
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), first)  # the seed alone makes the weights
+  tiny_run.run(tmp_path / "run", 20, mesh=mesh, ema_decay=0.0, evaluations={}, eval_every=0)
+  got = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
   # float32 reassociation: sums over the batch are split eight ways; measured differences are below 2e-6.
-  np.testing.assert_allclose(got, one_device_losses, rtol=2e-5)
+  np.testing.assert_allclose(got, losses, rtol=2e-5)
 
 
 @pytest.fixture(scope="module")
-def one_device_losses(tmp_path_factory):
+def one_device(tmp_path_factory):
+  """(losses of 20 steps, initial weights) on one device."""
   workdir = tmp_path_factory.mktemp("one")
-  state = tiny_run.run(workdir, 12, ema_decay=0.0)
+  first = tiny_run.run(workdir / "first", 0, evaluations={})
+  state = tiny_run.run(workdir / "run", 20, ema_decay=0.0, evaluations={}, eval_every=0)
   assert len(state.params["tokens"].sharding.device_set) == 1
-  result = [row["loss"] for row in rows(workdir) if "loss" in row]
-  assert result[-1] < result[0] - 0.1  # it learns, so that a step that does nothing would show
-  return result
+  losses = [row["loss"] for row in rows(workdir / "run") if "loss" in row]
+  assert len(losses) == 20 and losses[-1] < losses[0] - 0.1  # it learns, so that a step that does nothing would show
+  return losses, jax.device_get(first.params)
 
 
 def test_a_run_moves_to_another_mesh(tmp_path):
