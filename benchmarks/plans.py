@@ -12,7 +12,7 @@ import sys
 
 from cm3leon_jax import config, plan
 from cm3leon_jax.planning.analytic import GPU_MATMUL_RATE
-from cm3leon_jax.planning.plan import plan as make_plan
+from cm3leon_jax.planning.plan import plan as make_plan, Run
 
 ROOT = Path(__file__).parent.parent
 PAGE, STORE = ROOT / "docs" / "plans.md", ROOT / "benchmarks" / "plans.json"
@@ -43,23 +43,30 @@ Global batch 2,048 rows of 4,096 tokens (8.4 M tokens); 1.4 T, 1.9 T and 2.4 T t
 """
 
 
+def key(run: str, topology: str, described: Run) -> str:
+  """A plan's name in plans.json; another when the run's description changes."""
+  return f"{run} {topology} {hashlib.sha256(repr(described).encode()).hexdigest()[:12]}"
+
+
 def rows(anew: bool) -> list[tuple[str, str, dict]]:
   """(run, remat, plan) of every row; compiled ones are kept in plans.json as they are made."""
   kept = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() and not anew else {}
-  result = []
+  result, used = [], []
   for run, topologies in ROWS.items():
     for topology in topologies:
       hardware = topology.split(":")[0]
       config.load([f"configs/runs/{run}.gin", f"configs/hardware/{hardware}.gin"])
       described = plan.configured_run()
-      key = f"{run} {topology} {hashlib.sha256(repr(described).encode()).hexdigest()[:12]}"
+      name = key(run, topology, described)
       if hardware != "h100":
-        if key not in kept:
+        if name not in kept:
           print(f"{run} on {topology}", file=sys.stderr, flush=True)
-          kept[key] = make_plan(described, topology).to_dict()
+          kept[name] = make_plan(described, topology).to_dict()
           STORE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        result.append((run, described.model.remat, kept[key]))
+        used.append(name)
+        result.append((run, described.model.remat, kept[name]))
       result.append((run, described.model.remat, make_plan(described, topology, analytic=True).to_dict()))
+  STORE.write_text(json.dumps({name: kept[name] for name in used}, indent=1) + "\n", encoding="utf-8")
   return result
 
 

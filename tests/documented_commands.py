@@ -1,9 +1,9 @@
-"""Runs every `cm3leon` command and every Python block of the README, and the commands of docs/training.md, beside a demo's workdir:
+"""Runs the `cm3leon` commands of the README and of the guides below, and the README's Python, beside a demo's workdir:
 
     python tests/documented_commands.py demo_quick
 
-The commands run as they are written, in a temporary folder where `demo_run` is that workdir; only the
-number of training steps is lowered. Files that the reader is to bring are made here.
+The commands run as they are written, in a temporary folder where `demo_run` and `demo_quick` are that workdir; only the
+number of training steps is lowered, and no demo is run again. Files that the reader is to bring are made here.
 """
 
 import json
@@ -17,16 +17,17 @@ import tempfile
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORTER = {"--gin.train.steps=20000": "--gin.train.steps=2"}
+GUIDES = ("training.md", "sharding.md", "launching.md")
+STEPS = re.compile(r"--gin\.train\.steps=\d+")
 
 
 def commands(text: str) -> list[str]:
-  """The `cm3leon …` lines of fenced blocks, continuation lines joined, prompts cut."""
+  """The `cm3leon …` and `python launch/…` lines of fenced blocks, continuation lines joined, prompts cut."""
   found = []
   for block in re.findall(r"```(?:bash|console)\n(.*?)```", text, re.DOTALL):
     for line in block.replace("\\\n", " ").splitlines():
-      match = re.match(r"(?:\$ )?(?:\.venv/bin/)?(cm3leon .*)", line)
-      if match:
+      match = re.match(r"(?:\$ )?(?:\.venv/bin/)?(cm3leon .*|python launch/.*)", line)
+      if match and "…" not in match[1] and not match[1].startswith("cm3leon demo"):
         found.append(match[1].split("   #")[0])
   return found
 
@@ -56,15 +57,15 @@ def run(command: str | list[str], folder: Path) -> None:
 
 def main(workdir: str) -> None:
   readme = (ROOT / "README.md").read_text(encoding="utf-8")
-  written = commands(readme + (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
+  written = commands("".join([readme, *((ROOT / "docs" / guide).read_text(encoding="utf-8") for guide in GUIDES)]))
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    (folder / "demo_run").symlink_to(Path(workdir).resolve())
+    for link in ("demo_run", "demo_quick"):
+      (folder / link).symlink_to(Path(workdir).resolve())
+    (folder / "launch").symlink_to(ROOT / "launch")
     bring_files(folder)
     for command in written:
-      for long, short in SHORTER.items():
-        command = command.replace(long, short)
-      run(command, folder)
+      run(STEPS.sub("--gin.train.steps=2", command), folder)
     for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
       run([sys.executable, "-c", code], folder)
   print(f"{len(written)} documented commands and the README's Python ran", flush=True)
