@@ -56,7 +56,7 @@ def project_heads(x_BxLxD, qkv_DxKxGxDh):
   Taken out of one fused matmul they would be copied twice, 7 % of a 7B step. Args: x, and w["qkv"] [D, K, G + 2, Dh].
   """
   width = qkv_DxKxGxDh.shape[-1]
-  return tuple(checkpoint_name(jnp.einsum("bld,dhk->bhlk", x_BxLxD, part.reshape(part.shape[0], -1, width)), "qkv")
+  return tuple(jnp.einsum("bld,dhk->bhlk", x_BxLxD, part.reshape(part.shape[0], -1, width))
                for part in _query_key_value(qkv_DxKxGxDh))
 
 
@@ -81,7 +81,7 @@ project_heads.defvjp(lambda x, qkv: (project_heads(x, qkv), (x, qkv)), _project_
 def queries_keys_values(c: TransformerConfig, w: dict, x_BxLxD, positions_BxL, heads_first: bool = False):
   """q [B, L, H, Dh] and k, v [B, L, K, Dh] of one fused matmul; with `heads_first` [B, H, L, Dh] and [B, K, L, Dh]."""
   if heads_first:
-    q, k, v = project_heads(x_BxLxD, w["qkv"])
+    q, k, v = (checkpoint_name(x, "qkv") for x in project_heads(x_BxLxD, w["qkv"]))
     flat = lambda p: p.reshape(-1, 1, c.head_dim)  # a gain or bias of each head
     place = positions_BxL[:, None, :]
   else:
