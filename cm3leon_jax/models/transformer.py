@@ -220,6 +220,7 @@ class Transformer(nn.Module):
     if c.remat != "none":
       layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=False)
     x, _ = jax.lax.scan(layer, x, (dict(self.weights["layers"]), jnp.arange(c.num_layers)), unroll=c.scan_unroll)
+    self.sow("intermediates", "residual", x)  # kept only for those who ask (`mutable`)
     return self.final_norm(x)
 
   def logits(self, hidden, start: int = 0, size: int | None = None):

@@ -1,4 +1,4 @@
-"""Machines by name: TPU slices (`v5e:16x16`), which libtpu compiles for, and GPU nodes (`h100:32x8`), by their data sheet."""
+"""Machines by name: TPU slices (`v5e:16x16`, `2*v5e:16x16`), which libtpu compiles for, and GPU nodes (`h100:32x8`)."""
 
 import dataclasses
 import math
@@ -31,6 +31,7 @@ class Machine:
     count: devices.
     devices: of a TPU slice, if the compiler was asked for: they compile, they do not run. Else empty.
     gpu: whether it is one.
+    slices: TPU slices; what they send each other over the data-centre network is costed as if it were ICI.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Machine:
   count: int
   devices: tuple[Any, ...] = ()
   gpu: bool = False
+  slices: int = 1
 
   @property
   def bytes_available(self) -> int:
@@ -65,6 +67,6 @@ def load(name: str, compiler: bool) -> Machine:
     return Machine(name, gpu[1], spec._replace(ici=NIC) if nodes > 1 else spec, nodes * per_node, gpu=True)
   if compiler:
     slice_ = topology.load(name)
-    return Machine(name, slice_.chip, slice_.spec, len(slice_.devices), slice_.devices)
-  chip, shape = topology.parse(name)
-  return Machine(name, chip, CHIPS[chip], math.prod(shape))
+    return Machine(name, slice_.chip, slice_.spec, len(slice_.devices), slice_.devices, slices=topology.parse(name)[0])
+  slices, chip, shape = topology.parse(name)
+  return Machine(name, chip, CHIPS[chip], slices * math.prod(shape), slices=slices)

@@ -120,7 +120,7 @@ def plan(run: Run, topology: str, *, analytic: bool = False, hlo: str | os.PathL
   """Plans a run on a machine.
 
   Args:
-    topology: a TPU slice, e.g. `v5e:16x16`, or with `analytic` GPU nodes, e.g. `h100:32x8`.
+    topology: a TPU slice, e.g. `v5e:16x16`, several, e.g. `2*v5e:16x16`, or with `analytic` GPU nodes, e.g. `h100:32x8`.
     analytic: from shapes alone, in a second; GPUs have no other way.
     hlo: path for the compiled program's text.
 
@@ -192,9 +192,11 @@ def _compiled(run: Run, machine, facts: dict, memory: analysis.Memory, lowered: 
                  warnings=tuple(cost["warnings"]))
 
 
-def _finish(facts: dict, machine, step_seconds: float, **fields) -> Plan:
+def _finish(facts: dict, machine, step_seconds: float, warnings: tuple[str, ...] = (), **fields) -> Plan:
+  if machine.slices > 1:
+    warnings += (f"the data-centre network between {machine.slices} slices is costed as if it were a slice's own",)
   days = facts["steps"] * step_seconds / 86_400
-  return Plan(**facts, **fields, step_seconds=step_seconds,
+  return Plan(**facts, **fields, warnings=warnings, step_seconds=step_seconds,
               mfu=facts["model_flops_per_device"] / machine.spec.flops / step_seconds,
               tokens_per_second=facts["tokens_per_step"] / step_seconds, days=days, chip_hours=days * 24 * facts["devices"])
 

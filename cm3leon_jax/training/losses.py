@@ -43,18 +43,20 @@ def loss_sums(model: Transformer, params, batch: Mapping[str, jax.Array], config
   Returns:
     float32 scalars: `objective` and `weight` (their quotient is the loss), and for each modality of
     targets, and for each bucket of 1,024 positions where there are several (does context help?), `nll_…` in nats and
-    `tokens_…`, both weighted by `loss_weights` alone.
+    `tokens_…`, both weighted by `loss_weights` alone; and for `activation_rms` sums over all tokens, padding too.
   """
   rngs = None if dropout_key is None else {"dropout": dropout_key}
-  hidden = model.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"],
-                       deterministic=dropout_key is None, rngs=rngs)
+  hidden, seen = model.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"],
+                             deterministic=dropout_key is None, rngs=rngs, mutable=["intermediates"])
   targets, weights = batch["targets"], batch["loss_weights"]
   image = vocabulary.is_image(targets)
   special = vocabulary.is_special(targets)
   counted = weights * jnp.where(image, config.image_weight, config.text_weight)
   head = params["tokens"] if model.config.tie_embeddings else params["head"]
   objective, nll = head_loss(hidden, head, targets, counted, config.z_loss, config.chunk)
-  sums = {"objective": objective, "weight": counted.sum()}
+  residual = jax.lax.stop_gradient(seen["intermediates"]["residual"][0].astype(jnp.float32))
+  sums = {"objective": objective, "weight": counted.sum(), "square_residual": (residual**2).mean(-1).sum(),
+          "count_residual": jnp.float32(targets.size)}
   groups = dict(zip(MODALITIES, (~image & ~special, image, special)))
   buckets = -(-model.config.max_positions // BUCKET)
   if buckets > 1:
@@ -66,8 +68,12 @@ def loss_sums(model: Transformer, params, batch: Mapping[str, jax.Array], config
 
 
 def metrics(sums: Sums) -> dict[str, jax.Array]:
-  """`loss` (the objective), and per modality and bucket `loss_…` in nats a token and `tokens_…`."""
-  result = {"loss": sums["objective"] / jnp.maximum(sums["weight"], 1e-6)}
+  """`loss` (the objective), per modality and bucket `loss_…` in nats a token and `tokens_…`, and `activation_rms`.
+
+  The last is the root mean square of the residual stream after the last layer; it grows before a run diverges.
+  """
+  result = {"loss": sums["objective"] / jnp.maximum(sums["weight"], 1e-6),
+            "activation_rms": (sums["square_residual"] / sums["count_residual"]) ** 0.5}
   for name in (key.removeprefix("nll_") for key in sums if key.startswith("nll_")):
     result[f"loss_{name}"] = sums[f"nll_{name}"] / jnp.maximum(sums[f"tokens_{name}"], 1e-6)
     result[f"tokens_{name}"] = sums[f"tokens_{name}"]

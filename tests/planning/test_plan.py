@@ -71,6 +71,18 @@ def test_fsdp_over_four_chips_gathers_the_weights():
   assert "all-gather" in text and "4 devices" in text and "fits            yes" in text
 
 
+def test_two_slices_are_crossed_by_the_data_axis():
+  pytest.importorskip("libtpu")
+  model = TransformerConfig(VOCABULARY, 2, WIDTH, 4, max_positions=LENGTH, attention="xla")
+  result = planning.plan(run(model, 8, mesh=MeshConfig(data=2, fsdp=-1)), "2*v5e:2x2")
+  assert (result.devices, result.mesh) == (8, {"data": 2, "fsdp": 4}) and result.fits
+  assert any("2 slices" in warning for warning in result.warnings)
+  shapes = planning.plan(run(model, 8, mesh=MeshConfig(data=2, fsdp=-1)), "2*v5e:2x2", analytic=True)
+  assert shapes.devices == 8 and shapes.bytes_by_kind["parameters"] == result.bytes_by_kind["parameters"]
+  with pytest.raises(InputError, match="`data` must be a multiple of 2"):
+    planning.plan(run(model, 8), "2*v5e:2x2")
+
+
 def test_too_large_for_the_chip_says_so():
   result = small(num_layers=24, model_dim=4096, num_heads=32, mlp_dim=16384)
   assert not result.fits and result.step_seconds is None

@@ -62,3 +62,14 @@ def test_loss_equals_numpy(params):
   assert loss == pytest.approx((weight * (nll + 0.01 * log_z**2)).sum() / weight.sum(), rel=1e-5)
   here = batch["loss_weights"] * image  # the reported nats know loss_weights, not the modality's weight
   assert result["loss_image"] == pytest.approx((here * nll).sum() / here.sum(), rel=1e-5)
+
+
+def test_activation_rms_is_that_of_the_residual_stream(params):
+  batch = tiny_run.batch(3)
+  network = Transformer(tiny_run.model())
+  _, seen = network.apply({"params": params}, batch["inputs"], batch["positions"], batch["segment_ids"],
+                          mutable=["intermediates"])
+  residual = np.asarray(seen["intermediates"]["residual"][0], np.float64)
+  (_, result), _ = _loss(LossConfig())(params)
+  assert result["activation_rms"] == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-5)
+  assert result["activation_rms"] > 0.1
