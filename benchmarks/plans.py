@@ -1,7 +1,9 @@
 """Writes docs/plans.md: every paper-size run on every kind of hardware, compiled for its slice, and from shapes alone.
 
-    python benchmarks/plans.py              # all: about 15 minutes of one core; what is in the page already is kept
-    python benchmarks/plans.py --anew       # everything again
+    python benchmarks/plans.py              # what is in plans.json under the same description of the run is kept
+    python benchmarks/plans.py --anew       # everything again, after a change of the step or the compiler: ten minutes
+
+`tests/planning/test_runs_compile.py` compiles each again and fails where the page is out of date.
 """
 
 import argparse

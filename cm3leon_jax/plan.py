@@ -50,6 +50,8 @@ def main(topology: str, json_path: str | os.PathLike = "", *, analytic: bool = F
   Raises:
     InputError: the configuration does not bind all that a training step depends on, no such machine, or nothing fits.
   """
+  if hlo and (search or analytic):
+    raise InputError("--hlo is the text of one compiled program; leave out --search and --analytic")
   run = configured_run()
   if search:
     found = searching.search(run, topology, analytic=analytic)

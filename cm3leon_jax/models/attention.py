@@ -13,6 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from cm3leon_jax.errors import InputError
 from cm3leon_jax.sharding import rules as rules_lib
 
 # Finite, so that a row with nothing to attend to (padding) gives numbers, not NaN.
@@ -150,7 +151,10 @@ def _attend_splash(q_BxHxLxDh, k_BxKxLxDh, v_BxKxLxDh, segment_ids, interpret: b
   """The TPU kernel that skips blocks above the diagonal: [B, H, L, Dh]. L must be a multiple of 128."""
   heads, length, width = q_BxHxLxDh.shape[1:]
   groups = k_BxKxLxDh.shape[1]
-  block = min(length, 512)  # 512 fits the VMEM of v4, v5e, v5p and v6e at head widths 64 and 128
+  if length % 128:
+    raise InputError(f"rows of {length} tokens: attention's TPU kernel needs a multiple of 128 (or Transformer.attention='xla')")
+  # 512 fits the VMEM of v4, v5e, v5p and v6e at head widths 64 and 128.
+  block = next(size for size in (512, 384, 256, 128) if length % size == 0)
   sizes = splash.BlockSizes(block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
                             block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block)
   # Grouped queries: one multi-query call a key/value head.

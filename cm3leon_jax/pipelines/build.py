@@ -39,6 +39,7 @@ class Pipelines:
     rules: selection rules.
     framings: other framings of each training drawing, encoded as well; a sample uses one of them or the original.
     window_length: tokens a training batch row has after masking.
+    packing: of training samples into windows: `whole`, or `straddle`, which cuts them where a window ends (the paper's).
     mask_reserve: ids kept free in a window for sentinels (3 a span).
     epochs: passes over the corpus written as windows, each with new draws of K and of order.
     held_out_samples: samples per held-out set that training evaluates on.
@@ -59,6 +60,7 @@ class Pipelines:
   rules: Rules = Rules()
   framings: int = 0
   window_length: int = 4096
+  packing: str = "whole"
   mask_reserve: int = 12
   epochs: int = 1
   held_out_samples: int = 512
@@ -131,7 +133,8 @@ class Pipelines:
 
     if not manifest.exists(workdir / "windows"):
       windows.windows(workdir, text_tokenizer=self.folder(self.text_tokenizer, workdir), vocabulary=self.vocabulary,
-                      layout=self.layout, length=self.window_length, reserve=self.mask_reserve, epochs=self.epochs,
+                      layout=self.layout, length=self.window_length, packing=self.packing,
+                      reserve=self.mask_reserve, epochs=self.epochs,
                       document_counts=self.document_counts, text_only=self.text_only,
                       held_out_samples=self.held_out_samples, seed=self.seed)
 

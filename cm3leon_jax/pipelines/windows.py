@@ -24,7 +24,7 @@ SETS = {"drawings": "heldout_drawings", "things": "heldout_things"}
 
 
 def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vocabulary: Vocabulary, layout: Layout,
-            length: int, reserve: int, epochs: int, document_counts: Sequence[float], text_only: float,
+            length: int, packing: str, reserve: int, epochs: int, document_counts: Sequence[float], text_only: float,
             held_out_samples: int, seed: int) -> None:
   """Writes all window folders of a workdir; one that is whole is not made again.
 
@@ -32,6 +32,7 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
     workdir: D, with `documents/` and `neighbours/`.
     text_tokenizer: folder of the text tokenizer.
     length: tokens of a training row after masking.
+    packing: of the training windows, see `tasks.packing.pack`; held-out samples stay whole.
     reserve: of these, kept free for sentinels in the training windows.
     epochs: passes over the corpus for pretraining, each with new draws; fine-tuning gets one.
     document_counts: probabilities of K = 0, 1, 2, … in training.
@@ -49,10 +50,13 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
   for name, task, passes, about in (("pretrain", pretrain.MIXTURE, epochs, drawn), ("sft", sft.MIXTURE, 1, {})):
     samples = seqio_adapter.examples(task, "train", seed=seed, epochs=passes)
     count = passes * seqio_adapter.size(task, "train")
-    _write(workdir / "windows" / name, samples, count, reserve=reserve, about={"task": task, "epochs": passes, **about},
-           **common)
+    _write(workdir / "windows" / name, samples, count, reserve=reserve, packing_mode=packing,
+           about={"task": task, "epochs": passes, **about}, **common)
   for set_name, split in SETS.items():
     for k in range(layout.max_documents):
+      if (k + 1) * layout.stride > length:
+        print(f"  windows/{set_name}_k{k}: left out, {k} documents and a query may be longer than {length} tokens", file=sys.stderr)
+        continue
       task = f"{pretrain.TASK}_k{k}"
       count = min(held_out_samples, seqio_adapter.size(task, split))
       samples = itertools.islice(seqio_adapter.examples(task, split, seed=seed), count)

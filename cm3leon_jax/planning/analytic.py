@@ -122,7 +122,7 @@ def memory(c: TransformerConfig, state: Any, shardings: Any, *, rows: int, lengt
   table = 4 * c.vocab_size * c.model_dim / tensor
   abstract = abstract_parameters(c)
   layer = sum(x.size for x in jax.tree.leaves(abstract["layers"])) / c.num_layers / tensor
-  scores = 0 if pad else 2 * tokens * 4  # kernels keep no [L, L] array
+  scores = 0 if pad else rows * own * length  # cuDNN is given a mask, a byte a pair of tokens
   inside = tokens * (2 * 4 * c.model_dim + 2 * 2 * c.mlp_dim / tensor) + scores
   logits = rows * min(chunk or own, own) * c.vocab_size * (4 + 2) / tensor
   # Layers and head are not at work at the same time; weights of two layers are gathered, one ahead of its use.
@@ -158,11 +158,11 @@ def costs(c: TransformerConfig, chip: Chip, mesh: Mapping[str, int], *, rows: in
     sent["all-reduce"] = parts * 2 * 2 * weights * (fsdp - 1) / fsdp
   if data > 1:
     sent["all-reduce"] = sent.get("all-reduce", 0.0) + parts * 2 * 2 * weights / fsdp * (data - 1) / data
-  if tensor > 1:  # two sums of activations a layer and pass
-    sent["all-reduce"] = sent.get("all-reduce", 0.0) + c.num_layers * 4 * 2 * wide * (tensor - 1) / tensor
-  if sequence > 1:  # keys and values of the whole row
-    kv = 2 * 2 * c.num_kv_heads * c.head_dim * tokens * (sequence - 1) / tensor
-    sent["all-gather"] = sent.get("all-gather", 0.0) + c.num_layers * 2 * kv
+  if tensor > 1:  # two sums of activations a layer and pass, and one again when the layer is computed again
+    sums = 4 + (c.remat in ("full", "attention", "projections"))
+    sent["all-reduce"] = sent.get("all-reduce", 0.0) + c.num_layers * sums * 2 * wide * (tensor - 1) / tensor
+  if sequence > 1:  # attention's inputs and cotangents with the length whole: docs/sharding.md
+    sent["all-gather"] = sent.get("all-gather", 0.0) + c.num_layers * 4 * wide * (sequence - 1)
   hbm = (c.num_layers * (wide * (PASSES + PASSES_AGAIN * share) + STACKED * kept * tokens)
          + LOGIT_BYTES * c.vocab_size * tokens / tensor + WEIGHT_PASSES * 2 * weights * parts + 4 * state_bytes)
   compute = flops / (chip.flops * (GPU_MATMUL_RATE if gpu else MATMUL_RATE))

@@ -14,14 +14,17 @@ from cm3leon_jax.training.state import abstract_state, state_shardings
 from cm3leon_jax.training.step import parts_of_batch
 
 
-def activations(run: Run, rows: int) -> dict[str, tuple[tuple[str, ...], tuple[int, ...], int]]:
+def activations(run: Run, rows: int, sequence: int) -> dict[str, tuple[tuple[str, ...], tuple[int, ...], int]]:
   """name → logical axes, global shape, bytes an element, of the arrays that a layer and the head make at once.
 
   Args:
     rows: of all devices together, computed at once.
+    sequence: over how many devices the length is split.
   """
   c, length = run.model, run.length
   token = ("batch", "length")
+  own = length // sequence
+  chunk = min(run.loss.chunk or own, own) * sequence
   gates = 2 if c.activation == "swiglu" else 1
   return {
       "batch.inputs": (token, (rows, length), 4),
@@ -30,7 +33,7 @@ def activations(run: Run, rows: int) -> dict[str, tuple[tuple[str, ...], tuple[i
                   (rows, length, c.num_kv_heads, c.queries_per_kv, c.head_dim), 2),
       "keys": (("batch", "length", "kv_heads", "head_dim"), (rows, length, c.num_kv_heads, c.head_dim), 2),
       "feed_forward": ((*token, "mlp"), (rows, length, c.mlp_dim * gates), 2),
-      "logits.chunk": (("batch", "length", "vocab"), (rows, min(run.loss.chunk or length, length), c.vocab_size), 4),
+      "logits.chunk": (("batch", "length", "vocab"), (rows, chunk, c.vocab_size), 4),
   }
 
 
@@ -51,7 +54,7 @@ def lines(run: Run, devices: int) -> Iterator[str]:
     total += size
     yield _line(jax.tree_util.keystr(path, simple=True, separator="."), leaf.dtype.name, leaf.shape, sharding.spec, size)
   yield f"state, bytes a device: {total:,}"
-  for name, (axes, shape, width) in activations(run, run.batch_size // parts).items():
+  for name, (axes, shape, width) in activations(run, run.batch_size // parts, rules_lib.shards("length", run.rules, mesh)).items():
     spec = rules_lib.partition_spec(axes, shape, run.rules, mesh, name)
     size = math.prod(NamedSharding(mesh, spec).shard_shape(shape)) * width
     yield _line(name, {2: "bfloat16", 4: "4 bytes"}[width], shape, spec, size)

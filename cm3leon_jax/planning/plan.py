@@ -137,6 +137,8 @@ def plan(run: Run, topology: str, *, analytic: bool = False, hlo: str | os.PathL
 
 def _plan(run: Run, machine: machines.Machine, analytic: bool, hlo) -> Plan:
   mesh = make_mesh(run.mesh, machine.devices) if machine.devices else abstract_mesh(run.mesh, machine.count)
+  if mesh.shape["data"] % machine.slices:
+    raise InputError(f"mesh {run.mesh}: on {machine.slices} slices `data` must be a multiple of {machine.slices}")
   parts = step_lib.parts_of_batch(run.batch_size, run.device_batch, mesh, run.rules)
   rows = run.batch_size // parts // rules_lib.shards("batch", run.rules, mesh)
   update = make_optimizer(run.optimizer, run.model, run.steps)

@@ -22,7 +22,8 @@ JOIN_SECONDS = 600
 LEAVE_SECONDS = 60
 # In the errors of collectives and of JAX's coordination service when the other side is gone.
 _LOST_WORDS = ("gloo", "connection closed", "connection reset", "socket closed", "unavailable", "coordination service",
-               "heartbeat", "deadline_exceeded", "deadline exceeded", "nccl", "preempted")
+               "heartbeat", "deadline_exceeded", "deadline exceeded", "remote process exited", "preempted")
+_OUTSIDE_JAX = ("gloo", "coordination service", "heartbeat")  # a bucket may be "unavailable" too
 
 
 @contextlib.contextmanager
@@ -95,8 +96,9 @@ def _arguments(coordinator, num_processes, process_id, distributed) -> dict | No
 
 def lost(error: BaseException) -> bool:
   """Whether `error` says that another process of this run is gone."""
-  return (isinstance(error, (jax.errors.JaxRuntimeError, RuntimeError, ValueError)) and jax.process_count() > 1
-          and any(word in str(error).lower() for word in _LOST_WORDS))
+  words = _LOST_WORDS if isinstance(error, jax.errors.JaxRuntimeError) else _OUTSIDE_JAX
+  return (isinstance(error, (RuntimeError, ValueError)) and jax.process_count() > 1
+          and any(word in str(error).lower() for word in words))
 
 
 def _end(error: BaseException) -> None:

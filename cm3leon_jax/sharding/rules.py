@@ -13,6 +13,8 @@ from typing import Any, Mapping
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cm3leon_jax.errors import InputError
+
 MeshAxes = str | tuple[str, ...] | None
 
 # Parameters and activations. `embed` is the width of parameters, `width` that of activations.
@@ -33,7 +35,7 @@ DEFAULT_RULES: Mapping[str, MeshAxes] = {
 }
 
 
-class ShardingError(ValueError):
+class ShardingError(InputError):
   """A logical name, mesh axis or dimension that does not fit the table."""
 
 

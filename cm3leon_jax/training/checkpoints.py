@@ -21,7 +21,8 @@ from cm3leon_jax.vocabulary import Vocabulary
 
 MODEL_FILE = "model.json"
 # Fields that change how a step is computed, or where it starts, but not what the weights mean.
-_FREE_FIELDS = ("init_std", "position_init_std", "dropout", "dtype", "remat", "attention", "scan_unroll")
+_FREE_FIELDS = ("init_std", "position_init_std", "dropout", "dtype", "remat", "attention", "scan_unroll",
+                "data")  # and where the data lay
 
 
 def model_description(config: TransformerConfig, vocabulary: Vocabulary, layout: Layout, meta: dict) -> dict:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.linear import contract, outer
 from cm3leon_jax.sharding import rules as rules_lib
 
@@ -45,7 +46,7 @@ def head_loss(hidden_BxLxD: jax.Array, table_VxD: jax.Array, targets_BxL: jax.Ar
     The sum of weight · (nll + z_loss · log²Z), and nll float32[B, L] in nats, which carries no gradient.
 
   Raises:
-    ValueError: `chunk` does not divide the length.
+    InputError: `chunk` does not divide the length.
   """
   return _on_mesh(hidden_BxLxD, table_VxD, targets_BxL, weights_BxL, z_loss, chunk, False)
 
@@ -73,18 +74,18 @@ def _on_mesh(hidden, table, targets, weights, z_loss, chunk, differentiated):
     return _local(hidden, table, targets, weights, z_loss, chunk, differentiated)
   mesh, rules = active
   tokens = rules_lib.partition_spec(("batch", "length"), targets.shape, rules, mesh, "targets")
-  ours = frozenset(_axes(tokens[0]) + _axes(tokens[1]))
+  ours = _axes(tokens[0]) + _axes(tokens[1])  # in one order: every process must compile the same program
   # The table's width may be split over some of these axes: there its gradient's sum leaves each device its part.
   width = rules_lib.partition_spec(("vocab", "embed"), table.shape, rules, mesh, "head")[1]
   split = tuple(axis for axis in _axes(width) if axis in ours)
 
   def on_device(*arrays):
     objective, nll, *gradients = _local(*arrays, z_loss, chunk, differentiated)
-    objective = jax.lax.psum(objective, tuple(ours))
+    objective = jax.lax.psum(objective, ours)
     if not differentiated:
       return objective, nll
     dhidden, dtable = gradients
-    rest = tuple(ours - set(split))
+    rest = tuple(axis for axis in ours if axis not in split)
     dtable = jax.lax.psum(dtable, rest) if rest else dtable
     for axis in split:
       dtable = jax.lax.psum_scatter(dtable, axis, scatter_dimension=1, tiled=True)
@@ -93,7 +94,7 @@ def _on_mesh(hidden, table, targets, weights, z_loss, chunk, differentiated):
   everywhere, rows = PartitionSpec(), PartitionSpec(*tokens, None)
   out = (everywhere, tokens, rows, PartitionSpec(None, split or None))
   mapped = jax.shard_map(on_device, mesh=mesh, in_specs=(rows, everywhere, tokens, tokens),
-                         out_specs=out if differentiated else out[:2], axis_names=ours, check_vma=False)
+                         out_specs=out if differentiated else out[:2], axis_names=frozenset(ours), check_vma=False)
   return mapped(hidden, table, targets, weights)
 
 
@@ -104,9 +105,9 @@ def _axes(part) -> tuple[str, ...]:
 def _local(hidden, table, targets, weights, z_loss, chunk, differentiated):
   """The same on the rows at hand: objective, nll [, d objective/d hidden, d objective/d table]."""
   length = targets.shape[1]
-  chunk = chunk or length
+  chunk = min(chunk or length, length)
   if length % chunk:
-    raise ValueError(f"loss chunk={chunk} does not divide the length {length} (of one device)")
+    raise InputError(f"Loss.chunk={chunk} does not divide the {length} tokens of a row that one device has; take a divisor")
   rows = table.astype(hidden.dtype)
 
   def one_chunk(totals, parts):

@@ -72,7 +72,7 @@ def gradient(params, batch, step, sums_fn: SumsFn, parts: int):
 
 def train_step(state: TrainState, batch, *, sums_fn: SumsFn, optimizer: optax.GradientTransformation, ema_decay: float,
                parts: int = 1):
-  """Returns (the next state, metrics as float32 scalars).
+  """Returns (the next state, metrics as scalars).
 
   Args:
     batch: arrays [B, L]; see `losses.loss_sums`.
@@ -92,7 +92,7 @@ def train_step(state: TrainState, batch, *, sums_fn: SumsFn, optimizer: optax.Gr
   if ema is not None:
     # Early on the mean follows closely, so that it forgets the initial values.
     decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params)
+    ema = keep(jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params), ema)
   skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
   metrics = losses.metrics(sums) | {"grad_norm": grad_norm, "skipped_in_row": skipped_in_row}
   return TrainState(step=state.step + 1, params=params, opt_state=keep(opt_state, state.opt_state), ema=ema,

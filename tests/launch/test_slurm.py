@@ -43,7 +43,8 @@ def requeued(tmp_path: Path) -> bool:
   return note.exists()
 
 
-# 134: JAX gave up a peer that fell silent. A wrong input (1) becomes 101, above the 75 of the tasks that lose it: srun would tell the highest.
+# 134: JAX gave up a silent peer. A wrong input (1) becomes 101, above the 75 of the tasks that lose it:
+# srun would tell the highest.
 @pytest.mark.parametrize("task, job", [(0, 0), (75, 75), (1, 101), (2, 102), (134, 75), (137, 137)])
 def test_only_75_goes_back_into_the_queue(task, job, batch, tmp_path):
   script = batch("bash", "-c", f"exit {task}")

@@ -1,6 +1,7 @@
 """Plans from shapes alone: arithmetic of memory and FLOPs, GPUs, and the search over choices."""
 
 import dataclasses
+import shlex
 
 import pytest
 
@@ -96,10 +97,17 @@ def test_the_search_finds_what_fits_and_ranks_it(run_7b):
   assert seconds[0] <= given.step_seconds
   flags, best = found[0]
   # The printed flags make the printed plan.
-  config.load(["configs/runs/pretrain_7b.gin"], [flag.removeprefix("--gin.").strip('"').replace('"', "")
-                                                 for flag in flags.split()])
+  config.load(["configs/runs/pretrain_7b.gin"], [flag.removeprefix("--gin.") for flag in shlex.split(flags)])
   assert make_plan(plan.configured_run(), "v5e:16x16", analytic=True) == best
   assert flags in show.rows(found[:3])
+
+
+def test_a_search_over_slices_keeps_the_data_axis_between_them(run_7b):
+  found = search.search(run_7b, "2*v5e:16x16", analytic=True, progress=lambda rows, **_: rows)
+  assert all(result.mesh["data"] == 2 for _, result in found) and "--gin.Mesh.data=2" in found[0][0]
+  assert len({(result.rows_per_device, str(result.mesh), flags.split()[0]) for flags, result in found}) == len(found)
+  with pytest.raises(InputError, match="on 2 slices `data` must be a multiple of 2"):
+    make_plan(run_7b, "2*v5e:16x16", analytic=True)
 
 
 def test_a_search_without_a_result_says_why(run_7b):

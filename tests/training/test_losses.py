@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.transformer import Transformer, init_parameters
 from cm3leon_jax.training.losses import LossConfig, loss_sums, metrics
 
@@ -44,7 +45,7 @@ def test_chunked_loss_never_holds_all_logits(params):
 
 
 def test_a_chunk_that_does_not_divide_is_named(params):
-  with pytest.raises(ValueError, match="chunk=5 does not divide the length 16"):
+  with pytest.raises(InputError, match="Loss.chunk=5 does not divide the 16 tokens"):
     _loss(LossConfig(chunk=5))(params)
 
 
