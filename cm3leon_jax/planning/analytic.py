@@ -125,8 +125,8 @@ def memory(c: TransformerConfig, state: Any, shardings: Any, *, rows: int, lengt
   scores = 0 if pad else rows * own * length  # cuDNN is given a mask, a byte a pair of tokens
   inside = tokens * (2 * 4 * c.model_dim + 2 * 2 * c.mlp_dim / tensor) + scores
   logits = rows * min(chunk or own, own) * c.vocab_size * (4 + 2) / tensor
-  # Layers and head are not at work at the same time; weights of two layers are gathered, one ahead of its use.
-  temporaries = max(inside + 2 * 2 * layer * 2, logits + 1.5 * table) + table / 4
+  # Layers and head are not at work at the same time; weights are gathered ahead of their use.
+  temporaries = max(inside + 1.5 * 2 * layer * 2, logits + 1.5 * table)
   return Memory(parameters=parameters, optimizer=shard_bytes(state.opt_state, shardings.opt_state),
                 ema=0 if state.ema is None else parameters, gradients=parameters * (1 if parts == 1 else 2),
                 activations=int(c.num_layers * tokens * kept_per_token(c, tensor, pad)), temporaries=int(temporaries))
