@@ -5,9 +5,12 @@ that are missing or cut short, but not a changed byte.
 """
 
 import dataclasses
+import gc
+import logging
 import os
 import sys
 from typing import Any, Callable
+import warnings
 
 from etils import epath
 import jax
@@ -134,6 +137,8 @@ class Reader:
         raise
       except Exception as error:  # pylint: disable=broad-exception-caught
         problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+      if problem is not None:
+        _drop_other_reads()
       # All processes go back together, also when the fault is in one's part only.
       whole = processes.agree(problem is None)
       if whole and "checksums" in about:
@@ -174,3 +179,15 @@ class Reader:
 
   def close(self) -> None:
     self._manager.close()
+
+
+def _drop_other_reads() -> None:
+  """Orbax leaves the other reads of a failed restore unawaited: collected here, their errors are not told one by one."""
+  logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+  disabled, logger.disabled, sys.unraisablehook = logger.disabled, True, lambda _: None
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      gc.collect()
+  finally:
+    logger.disabled, sys.unraisablehook = disabled, hook

@@ -11,8 +11,8 @@ import tiny_run
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.training.checkpoints import load_for_inference
 
-# Orbax leaves the other reads of a failed restore unawaited.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# What Orbax leaves behind of a failed restore must not reach the user's screen.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module")
