@@ -15,7 +15,7 @@ import numpy as np
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.sharding import rules as rules_lib
 
-LOST = 75  # exit code when another process is gone: nothing is wrong here, run all of them again
+RUN_AGAIN = 75  # exit code: nothing is wrong here (preempted and saved, or another process is gone), run all of them again
 HEARTBEAT_SECONDS = 60  # a process silent for so long is lost, and the others end
 # A restarted process waits so long for the others; a replaced machine may take minutes to come up.
 JOIN_SECONDS = 600
@@ -33,10 +33,10 @@ def joined(coordinator: str = "", num_processes: int | None = None, process_id: 
 
   Leaving normally, or by SystemExit, waits for the others. After any other exception they can no longer be
   waited for: it is printed, and the process ends at once, so that the others notice. When it was
-  another process that went away, the exit code is `LOST`.
+  another process that went away, the exit code is `RUN_AGAIN`.
 
   A process that is killed or falls silent ends all others: some see the error of a collective and
-  exit with `LOST` within seconds; where that only waits, JAX ends the process after `heartbeat_seconds`
+  exit with `RUN_AGAIN` within seconds; where that only waits, JAX ends the process after `heartbeat_seconds`
   by SIGABRT, with a message of its own ("… another task died …") and the stacks of all threads.
 
   Args:
@@ -109,7 +109,7 @@ def _end(error: BaseException) -> None:
   elif isinstance(error, KeyboardInterrupt):
     code, text = 130, f"{name}: stopped; run the same command to go on"
   elif lost(error):
-    code = LOST
+    code = RUN_AGAIN
     text = (f"{name}: another process is gone ({str(error).splitlines()[0][:200]}); its own output says why. "
             "Run all processes again: they go on from the last checkpoint")
   else:

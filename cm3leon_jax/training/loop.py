@@ -25,7 +25,7 @@ from cm3leon_jax.training import store
 from cm3leon_jax.training.optimizer import OptimizerConfig, make_optimizer
 from cm3leon_jax.training.state import TrainState, abstract_state, init_state, state_shardings
 from cm3leon_jax.training.step import jit_step, make_sums_fn, parts_of_batch
-from cm3leon_jax.training.stopping import PREEMPTED, StopRequest
+from cm3leon_jax.training.stopping import StopRequest
 from cm3leon_jax.training.totals import Totals, seen_tokens
 from cm3leon_jax.training.watchdog import Watchdog
 from cm3leon_jax.vocabulary import Vocabulary
@@ -186,7 +186,7 @@ def train(
           watchdog.beat(step)
           reporter.pause()
         if stopping and step < steps:
-          raise SystemExit(PREEMPTED)
+          raise SystemExit(processes.RUN_AGAIN)
     except BaseException as error:
       if not processes.lost(error):  # else a save under way would wait for the lost one
         checkpoints.close()

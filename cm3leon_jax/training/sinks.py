@@ -33,7 +33,9 @@ class JsonLines:
       temporary = path.with_name(path.name + ".partial")
       temporary.write_text("".join(self._rows))
       temporary.replace(path)
-    self._file = path.open("a") if is_local(path) else None
+    self._file = None
+    if is_local(path):
+      self._file, self._rows = path.open("a"), []  # what is on disk need not be kept
 
   def write(self, row: Mapping) -> None:
     line = json.dumps(row) + "\n"

@@ -7,7 +7,6 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED = 75  # exit code: the state is saved, run again to go on
 
 
 class StopRequest:

@@ -46,8 +46,8 @@ def activations(mesh: MeshConfig) -> int:
   return BATCH // (mesh.data * mesh.fsdp) * LENGTH * WIDTH * 2
 
 
-@pytest.mark.parametrize("remat, again", [("none", 0), ("attention", 1)])
-def test_fsdp_gathers_weights_twice_and_sums_gradients_once(remat, again):
+@pytest.mark.parametrize("remat", ["none", "attention"])
+def test_fsdp_gathers_weights_twice_and_sums_gradients_once(remat):
   assert a_layer(MeshConfig(data=1, fsdp=8), remat) == {
       ("all-gather", 8): 2 * WEIGHTS, ("all-reduce", 8): WEIGHTS}
 
