@@ -60,12 +60,13 @@ def test_two_processes_survive_preemption_a_kill_and_a_move_to_one_process_and_b
     pair[1].kill()
     ends_as_lost(pair[0])
     killed = run_processes.losses(workdir)
-    assert len(killed) >= saved + 2
+    reached = run_processes.rows(workdir)[-1]["step"]
+    assert reached >= saved + 2
   finally:
     stop(pair)
 
   single = run_processes.start(workdir, 20, MESH, "--pause=0.3", devices=8)
-  run_processes.wait_for_step(single, workdir, saved + 3)
+  run_processes.wait_for_step(single, workdir, reached + 1)  # a step that the killed ones had not written
   single.send_signal(signal.SIGTERM)
   assert single.wait(120) == 75, single.log.read_text()
   *_, before, last = run_processes.checkpoints(workdir)
