@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Callable, Sequence
 
+from cm3leon_jax import cli_eval
 from cm3leon_jax.errors import InputError
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -83,41 +84,6 @@ def _generate(sub) -> Run:
 
     fields = {k: v for k, v in vars(args).items() if k not in ("debug", "gin_bindings", "verb", "run")}
     generate.generate(**fields)
-
-  return parser, run
-
-
-def _eval(sub) -> Run:
-  parser = sub.add_parser("eval", help="metrics on files: captions, pictures, answers")
-  kinds = parser.add_subparsers(dest="kind", required=True)
-  captions = kinds.add_parser("captions", help="CIDEr-D, BLEU-1..4, ROUGE-L; COCO formats")
-  captions.add_argument("--predictions", required=True, help="results.json: [{image_id, caption}]")
-  captions.add_argument("--references", required=True, help="captions.json: COCO annotations")
-  captions.add_argument("--tokenizer", choices=["rules", "ptb"], default="rules", help="ptb: Stanford's, needs Java")
-  fid = kinds.add_parser("fid", help="Fréchet distance between two sets of pictures or features")
-  fid.add_argument("--generated", required=True, help="folder of pictures, or .npz of `features` or of `mu` and `sigma`")
-  fid.add_argument("--reference", required=True, help="the same")
-  fid.add_argument("--weights", default="", help="InceptionV3 file of pytorch-fid, or `efficientnet-lite0`")
-  vqa = kinds.add_parser("vqa", help="VQA accuracy, official rule")
-  vqa.add_argument("--predictions", required=True, help="[{question_id, answer}]")
-  vqa.add_argument("--references", required=True, help="the official annotations file")
-  for kind in (captions, vqa):
-    kind.add_argument("--allow_missing", action="store_true", help="score what is there, and say the share in the result")
-  for kind in (captions, fid, vqa):
-    kind.add_argument("--json", default="", metavar="O", help="where the numbers go")
-
-  def run(args):
-    from cm3leon_jax.evaluation import captions, fid, vqa
-
-    if args.kind == "captions":
-      result = captions.evaluate_captions(args.predictions, args.references, args.json, tokenizer=args.tokenizer,
-                                          allow_missing=args.allow_missing)
-    elif args.kind == "fid":
-      result = fid.evaluate_fid(args.generated, args.reference, args.weights, args.json)
-    else:
-      result = vqa.evaluate_vqa(args.predictions, args.references, args.json, allow_missing=args.allow_missing)
-    for key, value in result.items():
-      print(f"{key}\t{value}")
 
   return parser, run
 
@@ -200,7 +166,7 @@ def _inspect(sub) -> Run:
   return parser, run
 
 
-VERBS = {"demo": _demo, "train": _train, "generate": _generate, "eval": _eval, "data": _data, "search": _search,
+VERBS = {"demo": _demo, "train": _train, "generate": _generate, "eval": cli_eval.add, "data": _data, "search": _search,
          "inspect": _inspect, "plan": _plan}
 
 

@@ -17,8 +17,9 @@ ALLOWED = {room: {*BASE, *chain[:i + 1]} for chain in (ACCELERATOR, DATA) for i,
 # Encoders that both sides need are Flax modules in models/, fitted with training/small.py.
 ALLOWED["tokenizers"] |= {"models", "training"}
 ALLOWED["retrieval"] |= {"models", "training"}
-ALLOWED["evaluation"] = {*BASE, *ACCELERATOR, *DATA, "evaluation"}
-EDGE = {"api", "cli", "config", "demo", "generate", "inspection", "plan", "train"}  # stand on both chains
+ALLOWED["weights"] = {*BASE, *ACCELERATOR, *DATA, "weights"}
+ALLOWED["evaluation"] = {*BASE, *ACCELERATOR, *DATA, "weights", "api", "generate", "evaluation"}  # a protocol generates first
+EDGE = {"api", "cli", "cli_eval", "config", "demo", "generate", "inspection", "plan", "train"}  # stand on both chains
 
 HEAVY = ["tensorflow", "seqio", "tensorflow_datasets", "scann", "gin", "apache_beam"]
 

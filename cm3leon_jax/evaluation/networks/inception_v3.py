@@ -17,7 +17,7 @@ import numpy as np
 
 from cm3leon_jax import manifest
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation import torch_file
+from cm3leon_jax.weights import torch_file
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork, check_shapes, fold_batch_norm, shapes_of
 
 NAME = "FID (InceptionV3, pytorch-fid)"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation import torch_file
+from cm3leon_jax.weights import torch_file
 from cm3leon_jax.evaluation.networks import efficientnet_lite0
 
 both_formats = pytest.mark.parametrize("zipped", [True, False])

@@ -1,0 +1,75 @@
+"""`cm3leon eval <kind>`: thin; each kind calls one function of evaluation/."""
+
+import argparse
+from typing import Callable
+
+
+def _captions(kinds) -> Callable:
+  parser = kinds.add_parser("captions", help="CIDEr-D, BLEU-1..4, ROUGE-L; COCO formats")
+  parser.add_argument("--predictions", required=True, help="results.json: [{image_id, caption}]")
+  parser.add_argument("--references", required=True, help="captions.json: COCO annotations")
+  parser.add_argument("--tokenizer", choices=["rules", "ptb"], default="rules", help="ptb: Stanford's, needs Java")
+  _files(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation import captions
+
+    return captions.evaluate_captions(args.predictions, args.references, args.json, tokenizer=args.tokenizer,
+                                      allow_missing=args.allow_missing)
+
+  return run
+
+
+def _fid(kinds) -> Callable:
+  parser = kinds.add_parser("fid", help="Fréchet distance between two sets of pictures or features")
+  parser.add_argument("--generated", required=True, help="folder of pictures, or .npz of `features` or of `mu` and `sigma`")
+  parser.add_argument("--reference", required=True, help="the same")
+  parser.add_argument("--weights", default="", help="InceptionV3 file of pytorch-fid, or `efficientnet-lite0`")
+  _json(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation import fid
+
+    return fid.evaluate_fid(args.generated, args.reference, args.weights, args.json)
+
+  return run
+
+
+def _vqa(kinds) -> Callable:
+  parser = kinds.add_parser("vqa", help="VQA accuracy, official rule")
+  parser.add_argument("--predictions", required=True, help="[{question_id, answer}]")
+  parser.add_argument("--references", required=True, help="the official annotations file")
+  _files(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation import vqa
+
+    return vqa.evaluate_vqa(args.predictions, args.references, args.json, allow_missing=args.allow_missing)
+
+  return run
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--json", default="", metavar="O", help="where the numbers go")
+
+
+def _files(parser: argparse.ArgumentParser) -> None:
+  """Flags of every kind that compares answers with a file of references."""
+  parser.add_argument("--allow_missing", action="store_true", help="score what is there, and say the share in the result")
+  _json(parser)
+
+
+KINDS = (_captions, _fid, _vqa)
+
+
+def add(sub):
+  """The verb's parser, and the function that runs it."""
+  parser = sub.add_parser("eval", help="metrics on files: captions, pictures, answers")
+  kinds = parser.add_subparsers(dest="kind", required=True)
+  runs = {make.__name__.removeprefix("_"): make(kinds) for make in KINDS}
+
+  def run(args) -> None:
+    for key, value in runs[args.kind](args).items():
+      print(f"{key}\t{value}")
+
+  return parser, run

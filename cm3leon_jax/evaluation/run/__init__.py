@@ -1,0 +1,1 @@
+"""The whole of an evaluation protocol: generate, score, report, compare."""
