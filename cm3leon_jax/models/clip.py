@@ -1,8 +1,9 @@
 """CLIP: an image tower and a text tower into one unit sphere (Radford et al. 2021, arXiv:2103.00020).
 
-One config, two geometries. `OPENAI_VIT_B_32` is the public model's, which the paper's retriever
-uses (PAPER §2): ViT, causal text transformer read at the last token, QuickGELU. `DEMO` is what two
-CPU cores train in a minute: a residual convolution net over 64 px, and a bag of text pieces.
+One config, two kinds of geometry. `PUBLIC` names those of OpenAI's and OpenCLIP's models, `OPENAI_VIT_B_32`
+among them, which the paper's retriever uses (PAPER §2): ViT, causal text transformer read at the last
+token. `DEMO` is what two CPU cores train in a minute: a residual convolution net over 64 px, and a bag
+of text pieces.
 """
 
 import dataclasses
@@ -12,8 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cm3leon_jax.vocabulary import EOS_ID
+
 TEXT_TOWERS = ("bag", "transformer")
 IMAGE_TOWERS = ("conv", "vit")
+ACTIVATIONS = ("quick_gelu", "gelu")
+IMAGE_FITS = ("squash", "crop")
 MAX_LOGIT_SCALE = 100.0  # the public model's clip of exp(logit_scale)
 
 
@@ -32,6 +37,10 @@ class CLIPConfig:
     patch_size: `vit`: pixels along one side of a patch.
     image_width, image_layers, image_heads: the image tower; `conv`: channels of the first stage, blocks a stage.
     image_mean, image_std: per channel, of pixels in 0..1.
+    activation: of both transformers: `quick_gelu` (OpenAI's models) or `gelu`, the exact one (OpenCLIP's).
+    image_fit: how a picture is brought to `image_size`: `squash` (both sides, antialiased bicubic) or `crop` (the
+      short side by PIL's bicubic, then the centre), as the public models were trained.
+    text_start, text_end: `transformer`: ids put before (−1: none) and after a text; the vector is read at the latter.
   """
 
   vocab_size: int = 49_408
@@ -49,12 +58,16 @@ class CLIPConfig:
   image_heads: int = 12
   image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
   image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+  activation: str = "quick_gelu"
+  image_fit: str = "squash"
+  text_start: int = -1
+  text_end: int = EOS_ID
 
   def __post_init__(self):
-    if self.text_tower not in TEXT_TOWERS:
-      raise ValueError(f"text_tower={self.text_tower!r}; known: {TEXT_TOWERS}")
-    if self.image_tower not in IMAGE_TOWERS:
-      raise ValueError(f"image_tower={self.image_tower!r}; known: {IMAGE_TOWERS}")
+    for field, known in (("text_tower", TEXT_TOWERS), ("image_tower", IMAGE_TOWERS), ("activation", ACTIVATIONS),
+                         ("image_fit", IMAGE_FITS)):
+      if getattr(self, field) not in known:
+        raise ValueError(f"{field}={getattr(self, field)!r}; known: {known}")
     step = self.patch_size if self.image_tower == "vit" else 16
     if self.image_size % step:
       raise ValueError(f"image_size={self.image_size} is not a multiple of {step} ({self.image_tower})")
@@ -62,15 +75,32 @@ class CLIPConfig:
       object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
-OPENAI_VIT_B_32 = CLIPConfig()
+OPENAI_VIT_B_32 = CLIPConfig(image_fit="crop", text_start=49_406, text_end=49_407)
+OPENAI_VIT_B_16 = dataclasses.replace(OPENAI_VIT_B_32, patch_size=16)
+OPENAI_VIT_L_14 = dataclasses.replace(OPENAI_VIT_B_32, embed_dim=768, text_width=768, text_heads=12, patch_size=14,
+                                      image_width=1_024, image_layers=24, image_heads=16)
+OPENAI_VIT_L_14_336 = dataclasses.replace(OPENAI_VIT_L_14, image_size=336)
+OPEN_CLIP_VIT_H_14 = dataclasses.replace(OPENAI_VIT_L_14, embed_dim=1_024, text_width=1_024, text_layers=24, text_heads=16,
+                                         image_width=1_280, image_layers=32, activation="gelu")
+PUBLIC = {"vit_b_32": OPENAI_VIT_B_32, "vit_b_16": OPENAI_VIT_B_16, "vit_l_14": OPENAI_VIT_L_14,
+          "vit_l_14_336": OPENAI_VIT_L_14_336, "vit_h_14": OPEN_CLIP_VIT_H_14}
 DEMO = CLIPConfig(vocab_size=2_048, embed_dim=128, text_tower="bag", text_length=32, text_width=256, text_layers=0,
                   text_heads=0, image_tower="conv", image_size=64, patch_size=0, image_width=32, image_layers=1,
                   image_heads=0, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-  """The public model's activation."""
+  """OpenAI's activation."""
   return x * nn.sigmoid(1.702 * x)
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+  return nn.gelu(x, approximate=False)
+
+
+def _norm(name: str) -> nn.LayerNorm:
+  """The transformers' LayerNorm: torch's epsilon, and the variance that does not cancel."""
+  return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
 
 class Block(nn.Module):
@@ -78,15 +108,17 @@ class Block(nn.Module):
 
   heads: int
   causal: bool
+  activation: str
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     batch, length, width = x.shape
-    qkv = nn.Dense(3 * width, name="qkv")(nn.LayerNorm(name="norm_1")(x))
+    qkv = nn.Dense(3 * width, name="qkv")(_norm("norm_1")(x))
     q, k, v = jnp.split(qkv.reshape(batch, length, 3 * self.heads, width // self.heads), 3, axis=2)
     attended = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
     x = x + nn.Dense(width, name="out")(attended.reshape(batch, length, width))
-    hidden = quick_gelu(nn.Dense(4 * width, name="mlp_in")(nn.LayerNorm(name="norm_2")(x)))
+    activate = {"quick_gelu": quick_gelu, "gelu": _gelu}[self.activation]
+    hidden = activate(nn.Dense(4 * width, name="mlp_in")(_norm("norm_2")(x)))
     return x + nn.Dense(width, name="mlp_out")(hidden)
 
 
@@ -105,10 +137,10 @@ class ViT(nn.Module):
     first = self.param("class_embedding", nn.initializers.normal(scale), (c.image_width,))
     x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, c.image_width)), x], axis=1)
     x = x + self.param("positions", nn.initializers.normal(scale), x.shape[1:])
-    x = nn.LayerNorm(name="norm_pre")(x)
+    x = _norm("norm_pre")(x)
     for i in range(c.image_layers):
-      x = Block(c.image_heads, causal=False, name=f"block_{i}")(x, None)
-    return nn.Dense(c.embed_dim, use_bias=False, name="projection")(nn.LayerNorm(name="norm_post")(x[:, 0]))
+      x = Block(c.image_heads, False, c.activation, name=f"block_{i}")(x, None)
+    return nn.Dense(c.embed_dim, use_bias=False, name="projection")(_norm("norm_post")(x[:, 0]))
 
 
 class ConvNet(nn.Module):
@@ -160,8 +192,8 @@ class TextTransformer(nn.Module):
     positions = self.param("positions", nn.initializers.normal(0.01), (c.text_length, c.text_width))
     x = x + positions[:ids.shape[1]]
     for i in range(c.text_layers):
-      x = Block(c.text_heads, causal=True, name=f"block_{i}")(x, None)  # causal: padding comes after, so is unseen
-    x = nn.LayerNorm(name="norm_final")(x)
+      x = Block(c.text_heads, True, c.activation, name=f"block_{i}")(x, None)  # causal: padding comes after, so is unseen
+    x = _norm("norm_final")(x)
     last = jnp.maximum(mask.sum(1) - 1, 0)
     return nn.Dense(c.embed_dim, use_bias=False, name="projection")(x[jnp.arange(x.shape[0]), last])
 
