@@ -10,7 +10,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from cm3leon_jax.decoding import program
+from cm3leon_jax.decoding import continuations, program
 from cm3leon_jax.decoding.prompts import Prompt
 from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.errors import InputError
@@ -92,6 +92,11 @@ class Engine:
       for start in range(0, len(members), limit):
         rows = members[start:start + limit]
         yield from zip(rows, self._run_batch([requests[i] for i in rows], places, steps))
+
+  def log_probs(self, prompt: Prompt, given: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """float32[n] of each continuation int[n] in `given`: what `Output.log_probs` would hold had it been drawn."""
+    _check_fits(self.config, prompt)
+    return continuations.log_probs(self.config, self._params, prompt, list(given))
 
   def _request_bytes(self, streams, candidates, places, steps) -> int:
     c = self.config

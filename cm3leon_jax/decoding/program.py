@@ -89,18 +89,18 @@ def unstacked(config: TransformerConfig, params: dict) -> dict:
   return params | {"layers": layers}
 
 
-def _variables(params: dict) -> dict:
+def flax_variables(params: dict) -> dict:
   """For `embed`, `final_norm` and `logits`: they read no layer, but Flax wants the stacked entries to be there."""
   first = params["layers"][0]
   unused = {name: jnp.zeros((len(params["layers"]), *w.shape), w.dtype) for name, w in first.items()}
   return {"params": params | {"layers": unused}}
 
 
-def _prefill(config: TransformerConfig, params: dict, variables: dict, batch: Batch):
-  """Keys and values of the prompts: a list of (k, v) [D, P, K, Dh], one entry a layer."""
-  causal = jnp.tril(jnp.ones((batch.tokens.shape[1],) * 2, bool))
-  bias = attention.bias_from_mask(batch.valid[:, None, None, :] & causal)
-  x = Transformer(config).apply(variables, batch.tokens, batch.positions, method="embed")
+def prefill(config: TransformerConfig, params: dict, tokens: jax.Array, positions: jax.Array, valid: jax.Array):
+  """Keys and values of left-padded prompts [D, P]: a list of (k, v) [D, P, K, Dh], one entry a layer."""
+  causal = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
+  bias = attention.bias_from_mask(valid[:, None, None, :] & causal)
+  x = Transformer(config).apply(flax_variables(params), tokens, positions, method="embed")
   filled = []
 
   def attend(q, k, v):
@@ -108,7 +108,7 @@ def _prefill(config: TransformerConfig, params: dict, variables: dict, batch: Ba
     return attention.attend_reference(q, k, v, bias)
 
   for w in params["layers"]:
-    x = block(config, w, x, batch.positions, attend)
+    x = block(config, w, x, positions, attend)
   return filled
 
 
@@ -116,7 +116,7 @@ def _prefill(config: TransformerConfig, params: dict, variables: dict, batch: Ba
 def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch) -> Decoded:
   """Prefills and decodes one batch of `params` made by `unstacked`; see `Batch` and `Decoded`."""
   model = Transformer(config)
-  variables = _variables(params)
+  variables = flax_variables(params)
   streams, requests, total = batch.read_positions.shape
   per_candidate = functools.partial(jnp.repeat, repeats=static.candidates, axis=0)
   allowed, limit, stop = (per_candidate(x) for x in (batch.allowed, batch.steps, batch.stop))
@@ -126,8 +126,8 @@ def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch
   candidate_keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       jnp.arange(static.candidates)))(batch.seeds).reshape(-1)
 
-  caches = shared.share(config, _prefill(config, params, variables, batch), batch.valid, batch.prompt_of.reshape(-1),
-                        static.candidates, total)
+  filled = prefill(config, params, batch.tokens, batch.positions, batch.valid)
+  caches = shared.share(config, filled, batch.valid, batch.prompt_of.reshape(-1), static.candidates, total)
 
   def extend(tokens, positions, caches, place):
     """One token a row: [B] → hidden [B, width]."""
