@@ -15,7 +15,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -23,13 +23,10 @@ from PIL import Image
 from cm3leon_jax import assets, manifest
 from cm3leon_jax.decoding import prompts, rerank
 from cm3leon_jax.decoding.engine import Engine, Request
-from cm3leon_jax.decoding.prompts import Pair
 from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.retrieval import selection
 from cm3leon_jax.retrieval.encoder import Encoder
-from cm3leon_jax.retrieval.index import Index
-from cm3leon_jax.retrieval.store import DocumentStore
+from cm3leon_jax.retriever import Document, Retriever
 from cm3leon_jax.tasks.templates import CAPTION_QUERY, EDIT_QUERY
 from cm3leon_jax.tokenizers.image import ImageTokenizer
 from cm3leon_jax.tokenizers.text import TextTokenizer
@@ -44,20 +41,8 @@ DEFAULTS = {
     "vqa": Sampling(guidance=1.0, temperature=0.0, top_p=1.0),
 }
 _SEVERAL_TEXTS = Sampling(guidance=1.0, temperature=0.7, top_p=0.9)  # the most likely one alone would come N times
-_FOUND = 32  # documents asked of the index before selection, as for training
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Document:
-  """A retrieved document that the model read: id, caption, score of the search (None: given by id), uint8[H, W, 3]."""
-
-  id: str
-  caption: str
-  score: float | None
-  image: np.ndarray
-  pair: Pair
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,12 +99,12 @@ class Model:
   """A checkpoint with its tokenizers, and with an index what it retrieves from. Made by `load`."""
 
   def __init__(self, loaded, text: TextTokenizer, image: ImageTokenizer, open_encoder: Callable[[], Encoder],
-               index: str | os.PathLike | None = None):
+               index: str | os.PathLike | None = None, exclude: Collection[str] = ()):
     self.config, self.vocabulary, self.layout, params, self.meta = loaded
     self.text, self.image = text, image
     self._engine = Engine(self.config, params)
     self._open_encoder = open_encoder
-    self._index = index
+    self._index, self._exclude = index, exclude
     if index:
       _ = self.retriever  # a wrong index shows now, not at the first prompt
 
@@ -129,10 +114,10 @@ class Model:
     return self._open_encoder()
 
   @functools.cached_property
-  def retriever(self) -> "Retriever":
+  def retriever(self) -> Retriever:
     if not self._index:
       raise InputError("retrieved documents need an index: give its folder (--index=D/index), or docs=0")
-    return Retriever(self._index, self)
+    return Retriever(self._index, self.vocabulary, self.layout, self.text, self.image, self.encoder, self._exclude)
 
   def text_to_image(self, text: str, *, docs=0, candidates: int = 1, seed: int = 0, **settings) -> list[Result]:
     """Draws a text; best first.
@@ -236,6 +221,12 @@ class Model:
       yield number, [Result(*drawn[i], None if scores is None else float(scores[i]), float(log_probs[i]), int(i),
                             job.retrieved) for i in ordered]
 
+  def answer_log_probs(self, job: Job, answers: Sequence[str]) -> list[np.ndarray]:
+    """Log-probabilities in nats of each answer's tokens and its end, had the model given it; cut to the slot's room."""
+    prompt = job.request.streams[0]
+    ids = [np.append(self.text.encode(answer.strip())[:prompt.steps - 1], prompt.stop) for answer in answers]
+    return self._engine.log_probs(prompt, ids)
+
   def _scores(self, job: Job, images: np.ndarray) -> np.ndarray | None:
     if not job.wanted:
       return None
@@ -252,46 +243,8 @@ class Model:
     return self.retriever.get(list(docs), [None] * len(docs)) if len(docs) else ()
 
 
-class Retriever:
-  """An index folder with the documents beside it (D/index, D/documents/train)."""
-
-  def __init__(self, index: str | os.PathLike, model: Model):
-    self._model = model
-    self._index = Index.load(index)
-    workdir = Path(index).resolve().parent
-    made_by = self._index.manifest["encoder"]
-    if made_by != model.encoder.fingerprint:
-      raise InputError(f"{index}: made with another encoder ({made_by}, the model's is {model.encoder.fingerprint}); "
-                       "give the index that the model was trained with")
-    self._store = DocumentStore(workdir / "documents" / "train")
-    for name, value in (("text_tokenizer", model.text.fingerprint), ("image_tokenizer", model.image.fingerprint)):
-      if self._store.manifest.get(name) != value:
-        raise InputError(f"{workdir}/documents/train: made with another {name.replace('_', ' ')} "
-                         f"({self._store.manifest.get(name)}, the model's is {value}); make the documents again")
-    self._rules = selection.Rules(**self._index.manifest["rules"])
-
-  def search(self, query: str | np.ndarray, k: int) -> tuple[Document, ...]:
-    """The k best legal documents for a text, or for a picture uint8[H, W, 3]; fewer where the index holds fewer."""
-    encoder = self._model.encoder
-    vector = encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_images(query[None])
-    candidates = self._index.candidates(vector, max(_FOUND, k))
-    chosen, _ = selection.select("", candidates[0], (), dataclasses.replace(self._rules, per_query=k))
-    return self.get([c.id for c in chosen], [c.score for c in chosen])
-
-  def get(self, ids: Sequence[str], scores: Sequence[float | None]) -> tuple[Document, ...]:
-    """Documents by id, with their pictures as the model sees them."""
-    if not ids:
-      return ()
-    rows = self._store.get(ids)
-    images = self._model.image.decode(self._model.vocabulary.image_codes(np.stack([row["image"] for row in rows])))
-    longest = self._model.layout.text_tokens  # longer texts are cut, as in training
-    pairs = [Pair(*(row[part].astype(np.int32) for part in ("text", "image"))) for row in rows]
-    return tuple(Document(row["id"], row["caption"], score, image, Pair(pair.text[:longest], pair.image))
-                 for row, pair, score, image in zip(rows, pairs, scores, images))
-
-
 def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
-         tokenizers: str | os.PathLike | None = None) -> Model:
+         tokenizers: str | os.PathLike | None = None, exclude: Collection[str] = ()) -> Model:
   """Opens a run folder or a released checkpoint.
 
   Args:
@@ -299,6 +252,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
     index: folder of the retrieval index, with documents/train beside it; by default the checkpoint's own, if it has one.
     tokenizers: folder with `text`, `image` and `clip`. By default those with the fingerprints of
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
+    exclude: ids of documents that retrieval never returns.
 
   Raises:
     InputError: something is missing, or made by something else.
@@ -311,7 +265,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])
   text = find("text", "text_tokenizer", TextTokenizer.load)
   image = find("image", "image_tokenizer", ImageTokenizer.load)
-  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index)
+  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude)
 
 
 def default_sampling(task: str, candidates: int) -> Sampling:

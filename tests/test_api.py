@@ -68,6 +68,16 @@ def test_documents_can_be_given_by_id(model):
     model.text_to_image("house", docs=["tiny/99"])
 
 
+def test_what_is_left_out_of_retrieval_never_comes_back(workdir):
+  ids = [f"tiny/{i}" for i in range(len(tiny_workdir.CAPTIONS))]
+  retriever = api.load(workdir / "model", index=workdir / "index", exclude=ids[:2]).retriever
+  found = [d.id for d in retriever.search("house, twemoji", 6)]
+  assert found and not set(ids[:2]) & set(found)
+  assert found[0] not in [d.id for d in retriever.search("house, twemoji", 6, exclude=found[:1])]
+  retriever.exclude = frozenset(ids)
+  assert retriever.search("house, twemoji", 2) == ()
+
+
 def test_captions_and_answers_are_texts_ordered_by_likelihood(model, picture):
   greedy = model.image_to_text(picture)
   assert len(greedy) == 1 and greedy[0].image is None and isinstance(greedy[0].text, str)

@@ -1,15 +1,17 @@
 """Which retrieved documents may stand before a query: the rules of PAPER §2, as a pure function.
 
-In order: not the query itself · score at most 0.9 (a near copy teaches copying) · text and image
-both present · not too similar to the query or to a document already taken · two for each query.
+In order: not the query itself · not left out by the caller, as evaluation items are · score at most 0.9
+(a near copy teaches copying) · text and image both present · not too similar to the query or to a document
+already taken · two for each query.
 """
 
 import dataclasses
-from typing import Sequence
+from typing import Callable, Collection, Sequence
 
 import numpy as np
 
 TAKEN = "taken"
+LEFT_OUT = "left out: an evaluation item"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Verdict:
 
 
 def judge(query_id: str, candidates: Sequence[Candidate], rules: Rules = Rules(), *, taken: Sequence[Candidate] = (),
-          query_vector: np.ndarray | None = None) -> list[Verdict]:
+          query_vector: np.ndarray | None = None, excluded: Collection[str] = ()) -> list[Verdict]:
   """A verdict on each candidate of one query, best first.
 
   Args:
@@ -62,11 +64,12 @@ def judge(query_id: str, candidates: Sequence[Candidate], rules: Rules = Rules()
     candidates: in any order; equal scores stand in the order of their ids.
     taken: documents that another query has taken already.
     query_vector: float[D] of the query's own whole document, where there is one: drops its near copies.
+    excluded: ids that may not be taken; a set, where there are many.
   """
   kept = list(taken)
   verdicts = []
   for candidate in sorted(candidates, key=lambda c: (-c.score, c.id)):
-    reason = _reason(candidate, query_id, rules, kept, query_vector)
+    reason = LEFT_OUT if candidate.id in excluded else _reason(candidate, query_id, rules, kept, query_vector)
     if reason == TAKEN and len(kept) - len(taken) == rules.per_query:
       reason = f"not needed: {rules.per_query} are taken"
     if reason == TAKEN:
@@ -84,6 +87,25 @@ def select(query_id: str, by_text: Sequence[Candidate], by_image: Sequence[Candi
     verdicts = judge(query_id, candidates, rules, taken=before, query_vector=query_vector)
     chosen.append([verdict.candidate for verdict in verdicts if verdict.reason == TAKEN])
   return chosen[0], chosen[1]
+
+
+def best(ask: Callable[[int], Sequence[Candidate]], total: int, rules: Rules = Rules(), *,
+         excluded: Collection[str] = (), first: int = 32) -> list[Candidate]:
+  """The `rules.per_query` best legal documents of an index for one query, best first; fewer only where it has fewer.
+
+  Args:
+    ask: n → the index's n best candidates for the query; asked again with four times n until enough are legal.
+    total: documents in the index.
+    excluded: ids that may not be taken.
+    first: how many to ask for at first.
+  """
+  asked = max(first, rules.per_query)
+  while True:
+    verdicts = judge("", ask(min(asked, total)), rules, excluded=excluded)
+    taken = [verdict.candidate for verdict in verdicts if verdict.reason == TAKEN]
+    if len(taken) == rules.per_query or asked >= total:
+      return taken
+    asked *= 4
 
 
 def _reason(candidate: Candidate, query_id: str, rules: Rules, kept: Sequence[Candidate],

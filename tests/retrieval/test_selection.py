@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
-from cm3leon_jax.retrieval.selection import TAKEN, Candidate, Rules, judge, select
+from cm3leon_jax.retrieval.selection import LEFT_OUT, TAKEN, Candidate, Rules, best, judge, select
 
 
 def candidate(id, score, angle, **parts):
@@ -77,6 +77,33 @@ def test_what_is_taken_is_always_legal(angles, other, scores, per_query, max_sim
   # The order in which the index found them does not matter.
   again = select("3", lists[0][::-1], lists[1][::-1], rules)
   assert [[c.id for c in t] for t in again] == [[c.id for c in t] for t in chosen]
+
+
+def test_what_is_left_out_is_said_and_makes_room():
+  a, b, c = (candidate(name, score, angle) for name, score, angle in (("a", 0.8, 0), ("b", 0.7, 90), ("c", 0.6, 180)))
+  verdicts = judge("", [a, b, c], Rules(per_query=2), excluded={"a"})
+  assert [v.reason for v in verdicts] == [LEFT_OUT, TAKEN, TAKEN]
+
+
+@settings(deadline=None)
+@given(documents=st.lists(st.tuples(st.floats(0, 360), st.floats(-1, 1)), max_size=40, unique_by=lambda d: d[1]),
+       excluded=st.sets(st.integers(0, 39)), k=st.integers(0, 5), first=st.integers(1, 8),
+       max_similarity=st.floats(-1, 1))
+def test_nothing_excluded_comes_back_and_k_remain_where_k_are_legal(documents, excluded, k, first, max_similarity):
+  index = sorted((candidate(str(i), score, angle) for i, (angle, score) in enumerate(documents)),
+                 key=lambda c: -c.score)
+  names, rules, asked = {str(i) for i in excluded}, Rules(per_query=k, max_similarity=max_similarity), []
+
+  def ask(n):
+    asked.append(n)
+    return index[:n]
+
+  found = best(ask, len(index), rules, excluded=names, first=first)
+  assert not names & {c.id for c in found}
+  # As many, and the same ones, as an index that never held what is left out gives when all of it is judged.
+  without = [c for c in index if c.id not in names]
+  assert [c.id for c in found] == [c.id for c in select("", without, (), rules)[0]]
+  assert asked == sorted(set(asked)) and asked[-1] <= len(index)  # each time more, never more than there are
 
 
 def test_rules_are_data():
