@@ -8,10 +8,8 @@ import re
 import shlex
 from typing import Any, Mapping, Sequence
 
-import jinja2
-import markupsafe
-
 from cm3leon_jax.datasets.attribution import ATTRIBUTION
+from cm3leon_jax.evaluation import page_template
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation import report_metrics
 from cm3leon_jax.evaluation.report_data import Curves, Generation, ReportData, RunFacts, SHOWCASES
@@ -53,30 +51,18 @@ def write_report(
   """
   data = load(workdir)
   out = Path(out) if out is not None else Path(workdir) / "report" / "index.html"
-  out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = out.with_name(out.name + ".partial")
-  temporary.write_text(render(data, commands or usual_commands(data.workdir)), encoding="utf-8")
-  os.replace(temporary, out)
-  return out
+  return page_template.write(out, render(data, commands or usual_commands(data.workdir)))
 
 
 def render(data: ReportData, commands: Sequence[tuple[str, str]]) -> str:
   """The whole page. Everything that comes from a file is escaped by the template engine."""
-  folder = Path(__file__).parent / "templates"
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(folder),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
   hero_set, hero = _showcase(data)
   stages, total = _stages(data)
   with_candidates = {name: [g for g in rows if g.candidates] for name, rows in data.generations.items()}
   by_k = _by_k(with_candidates)
-  return environment.get_template("report.html").render(
+  return page_template.get("report.html").render(
     title=TITLE,
-    css=markupsafe.Markup((folder / "report.css").read_text(encoding="utf-8")),
+    css=page_template.css("report.css"),
     lead=lead(data),
     contents=CONTENTS,
     facts=data.facts,

@@ -13,11 +13,16 @@ MAX_SIDE = 128  # pixels kept along the longer side; the page shows at most 192 
 
 
 @functools.lru_cache(maxsize=4096)
-def data_uri(path: Path) -> str:
-  """`data:image/png;base64,…` of a picture, on white, at most `MAX_SIDE` pixels a side and 256 colours.
+def data_uri(path: Path, side: int = MAX_SIDE, jpeg: bool = False) -> str:
+  """`data:image/png;base64,…` of a picture, on white, at most `side` pixels a side and 256 colours.
 
   256 colours of the picture's own are not seen apart from its true ones at these sizes, and halve the page. Pictures
   with 256 colours or fewer are kept exactly.
+
+  Args:
+    path: a picture.
+    side: pixels kept along the longer side.
+    jpeg: write a JPEG instead where that is smaller, as it is for photographs.
 
   Raises:
     InputError: no such file, or not a picture.
@@ -31,10 +36,14 @@ def data_uri(path: Path) -> str:
     ) from error
   except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
     raise InputError(f"{path}: not a picture that can be read; generate the set again") from error
-  rgba.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+  rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
   picture = Image.new("RGB", rgba.size, "white")
   picture.paste(rgba, mask=rgba.getchannel("A"))
-  picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-  out = io.BytesIO()
-  picture.save(out, "PNG", optimize=True)
-  return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+  out = {"png": io.BytesIO()}
+  reduced = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+  reduced.save(out["png"], "PNG", optimize=True)
+  if jpeg:
+    out["jpeg"] = io.BytesIO()
+    picture.save(out["jpeg"], "JPEG", quality=86, optimize=True)
+  kind = min(out, key=lambda k: len(out[k].getvalue()))
+  return f"data:image/{kind};base64," + base64.b64encode(out[kind].getvalue()).decode("ascii")
