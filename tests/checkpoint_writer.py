@@ -32,6 +32,16 @@ class Call:
     return self.call
 
 
+class Built:
+  """What a `Call` gives, with `state` set on it: an object of a TorchScript archive."""
+
+  def __init__(self, call: Call, state):
+    self.call, self.state = call, state
+
+  def __reduce__(self):
+    return *self.call.call, self.state
+
+
 class Storage:
   """Numbers of one storage; `numel` is what the file says, true or not. `state` is set on the reader's object."""
 

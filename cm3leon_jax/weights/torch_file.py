@@ -2,8 +2,9 @@
 
 A checkpoint is a pickle, and a pickle may call any function of any module. This reader's
 unpickler knows a dozen names, all of them tensors and containers; any other name stops
-it, and the error says which. Both formats are read: the zip file of torch ≥ 1.6
-and the older plain one, in which most public weight files still are.
+it, and the error says which. Read are the zip file of torch ≥ 1.6, the older plain one, in
+which most public weight files still are, and TorchScript archives (OpenAI's CLIP): their
+modules come out as the attributes that they are pickled with, their code is not looked at.
 """
 
 import collections
@@ -32,8 +33,17 @@ class _Refused(pickle.UnpicklingError):
   pass
 
 
+class ScriptModule(dict):
+  """A module of a TorchScript archive: attribute name → array, number, list or `ScriptModule`."""
+
+  def __setstate__(self, state):
+    if not isinstance(state, dict):
+      raise ValueError(f"a TorchScript object with a state of type {type(state).__name__}")
+    self.update(state)
+
+
 def load(path: str | os.PathLike) -> Any:
-  """The object in the file: containers of NumPy arrays.
+  """The object in the file: containers of NumPy arrays; a `ScriptModule` from a TorchScript archive.
 
   Raises:
     InputError: no such file, not a checkpoint, cut short, or it names something that is neither tensor
@@ -55,15 +65,28 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Name → array of a file that holds one module's `state_dict`.
+  """Name → array of a file that holds one module's `state_dict`, or one TorchScript module.
 
   Raises:
     InputError: as `load`, or the file holds something else.
   """
   state = load(path)
+  if isinstance(state, ScriptModule):
+    return state_dict_of(state)
   if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in state.items()):
     raise InputError(f"{path}: holds a {type(state).__name__}, not a dictionary of named tensors (a state_dict)")
   return dict(state)
+
+
+def state_dict_of(module: ScriptModule) -> dict[str, np.ndarray]:
+  """Dotted name → array: parameters and buffers, of modules inside too."""
+  state = {}
+  for name, value in module.items():
+    if isinstance(value, np.ndarray):
+      state[name] = value
+    elif isinstance(value, ScriptModule):
+      state |= {f"{name}.{inner}": array for inner, array in state_dict_of(value).items()}
+  return state
 
 
 def _unpickler(file, storage_of: Callable[[str, np.dtype, int], Any]) -> pickle.Unpickler:
@@ -82,9 +105,17 @@ def _unpickler(file, storage_of: Callable[[str, np.dtype, int], Any]) -> pickle.
            ("torch._utils", "_rebuild_parameter"): rebuild_parameter}
   known |= {("torch", name): name for name in _DTYPES}
 
+  def first(value, *_):
+    return value
+
+  known |= {("torch.jit._pickle", name): first
+            for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")}
+
   class Restricted(pickle.Unpickler):
 
     def find_class(self, module, name):
+      if module == "__torch__" or module.startswith("__torch__."):  # the archive's own classes
+        return type("ScriptModule", (ScriptModule,), {})
       if (module, name) not in known:
         raise _Refused(f"the file asks for {module}.{name}, which is neither tensor nor container, and may be "
                        "harmful; get the weights from a source you trust")
@@ -130,6 +161,8 @@ def _cut(value):
   """Replaces each `_Tensor` in nested containers by its array."""
   if isinstance(value, _Tensor):
     return value.array()
+  if isinstance(value, ScriptModule):
+    return ScriptModule({k: _cut(v) for k, v in value.items()})
   if isinstance(value, dict):
     return {k: _cut(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):

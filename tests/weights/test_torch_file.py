@@ -2,9 +2,10 @@
 
 import collections
 import os
+import warnings
 
 import checkpoint_writer
-from checkpoint_writer import Call, Global, Storage, tensor, view, write
+from checkpoint_writer import Built, Call, Global, Storage, tensor, view, write
 import ml_dtypes
 import numpy as np
 import pytest
@@ -82,6 +83,53 @@ def test_code_is_refused_by_name_and_does_not_run(tmp_path, monkeypatch, zipped,
   with pytest.raises(InputError, match=rf"evil.pth: refused: the file asks for ({name})"):
     torch_file.load(path)
   assert not (tmp_path / "owned").exists()
+
+
+def test_a_torchscript_archive_gives_its_state_dict(tmp_path):
+  torch = pytest.importorskip("torch", reason="torch writes the archive; hand-written ones are below")
+
+  class Part(torch.nn.Module):
+
+    def __init__(self):
+      super().__init__()
+      self.layers = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1).half())
+      self.scale = torch.nn.Parameter(torch.tensor(2.5))
+      self.register_buffer("size", torch.tensor(224))
+      self.sizes, self.rates, self.label = [1, 2], [0.5], "part"
+      self.tied = self.layers[0].weight
+
+    def forward(self, x):
+      return self.layers[0](x) * self.scale + self.sizes[0] * self.rates[0]
+
+  torch.manual_seed(0)
+  module = Part()
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer torch would rather export; public files are what they are
+    torch.jit.save(torch.jit.script(module), tmp_path / "scripted.pt")
+    torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), tmp_path / "traced.pt")
+  for name in ("scripted.pt", "traced.pt"):
+    read = torch_file.load_state_dict(tmp_path / name)
+    assert set(read) == set(module.state_dict())
+    for key, value in module.state_dict().items():
+      assert read[key].dtype.name == str(value.dtype).removeprefix("torch.")
+      np.testing.assert_array_equal(read[key], value.numpy(), err_msg=key)
+  loaded = torch_file.load(tmp_path / "scripted.pt")
+  assert isinstance(loaded, torch_file.ScriptModule) and loaded["sizes"] == [1, 2] and loaded["label"] == "part"
+
+
+def test_a_torchscript_archive_by_hand(tmp_path):
+  """Its classes get their attributes and nothing else: an archive's class named like a real one is not that one."""
+  inner = Call(Global("__torch__.os", "system"))
+  value = Built(Call(Global("__torch__.clip.model", "CLIP")),
+                {"w": tensor(FOUR), "n": 3, "inner": Built(inner, {"b": tensor(FOUR)})})
+  read = torch_file.load_state_dict(write(tmp_path / "w.pt", value))
+  assert set(read) == {"w", "inner.b"}
+  with pytest.raises(InputError, match="a TorchScript object with a state of type list"):
+    torch_file.load(write(tmp_path / "list.pt", Built(inner, [1])))
+  for module, name in (("__torch__x.os", "system"), ("torch.jit", "load"), ("torch.jit._pickle", "build_anything")):
+    hostile = Built(Call(Global("__torch__", "M")), {"w": Call(Global(module, name), "touch owned")})
+    with pytest.raises(InputError, match=f"refused: the file asks for {module}.{name}"):
+      torch_file.load(write(tmp_path / "evil.pt", hostile))
 
 
 @both_formats
