@@ -49,6 +49,32 @@ def _vqa(kinds) -> Callable:
   return run
 
 
+def _run(kinds) -> Callable:
+  parser = kinds.add_parser("run", help="a whole protocol: generate, re-rank, score, report; run again to go on")
+  parser.add_argument("--gin_file", action="append", required=True, metavar="F", help="configs/evaluation/…; repeat to add")
+  parser.add_argument("--checkpoint", required=True, metavar="C", help="a run folder, or a released checkpoint")
+  parser.add_argument("--workdir", required=True, metavar="W", help="of this protocol and checkpoint alone")
+  parser.add_argument("--index", default="", metavar="I", help="folder of the retrieval index; default: the checkpoint's own")
+  parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="that share the items, over one W")
+  parser.add_argument("--process_id", type=int, default=0, metavar="I", help="0 … N-1; process 0 scores")
+  parser.epilog = "--gin.NAME=VALUE overrides a binding, e.g. --gin.Protocol.limit=100"
+  _files(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax import config
+    from cm3leon_jax.evaluation import files
+    from cm3leon_jax.evaluation.run import run as evaluation
+
+    config.load(args.gin_file, args.gin_bindings)
+    result = evaluation.run(config.configured("Protocol"), args.checkpoint, args.workdir, index=args.index,
+                            process=args.process_id, processes=args.num_processes, allow_missing=args.allow_missing)
+    if args.json and result:
+      files.write_json(args.json, result)
+    return result
+
+  return run
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", default="", metavar="O", help="where the numbers go")
 
@@ -59,7 +85,7 @@ def _files(parser: argparse.ArgumentParser) -> None:
   _json(parser)
 
 
-KINDS = (_captions, _fid, _vqa)
+KINDS = (_captions, _fid, _vqa, _run)
 
 
 def add(sub):

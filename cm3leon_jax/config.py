@@ -30,6 +30,8 @@ BINDABLE = {
     "CM3Objective": "cm3leon_jax.tasks.objective:CM3Objective",
     "Rules": "cm3leon_jax.retrieval.selection:Rules",
     "Pipelines": "cm3leon_jax.pipelines.build:Pipelines",
+    "Sampling": "cm3leon_jax.decoding.rules:Sampling",
+    "Protocol": "cm3leon_jax.evaluation.run.protocol:Protocol",
     "train": "cm3leon_jax.train:train",
 }
 

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import Iterator, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
@@ -67,7 +67,7 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   sampling = dataclasses.replace(api.default_sampling(task, candidates), **asked)
   model = api.load(checkpoint, index=index or None)
   provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)),
-                "model": _model_hash(checkpoint, model.meta)}
+                "model": model_hash(checkpoint, model.meta)}
 
   def laid_out(start: int) -> list[api.Job]:
     ask = api.CAPTION_QUERY if task == "image_to_text" else ""
@@ -83,7 +83,7 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
     for start in range(0, len(texts), _BATCH):
       jobs = laid_out(start) if start else jobs
       for at, results in model.run(jobs):
-        lines.write(json.dumps(_write(folder, start + at, jobs[at], results, provenance), ensure_ascii=False) + "\n")
+        lines.write(json.dumps(write_row(folder, f"{start + at:04d}", jobs[at], results, provenance), ensure_ascii=False) + "\n")
         lines.flush()
         if start + at < _SHEET_ROWS:
           rows.append((start + at, jobs[at], results))
@@ -134,7 +134,7 @@ def _made(out: str) -> Path:
   return folder
 
 
-def _model_hash(checkpoint: str, meta: dict) -> str:
+def model_hash(checkpoint: str, meta: dict) -> str:
   """What tells two checkpoints apart: hash of model.json, and the step or the hash of the released weights."""
   digest = hashlib.sha256((Path(checkpoint) / "model.json").read_bytes())
   weights = Path(checkpoint) / "weights.npz"
@@ -145,9 +145,9 @@ def _model_hash(checkpoint: str, meta: dict) -> str:
   return digest.hexdigest()[:16]
 
 
-def _write(folder: Path, number: int, job, results, provenance: dict) -> dict:
-  """Writes the pictures of one prompt; returns its line."""
-  request, stem = job.request, f"{number:04d}"
+def write_row(folder: Path, stem: str, job, results, provenance: Mapping) -> dict:
+  """Writes the pictures of one prompt, with names that begin with `stem`; returns its line."""
+  request = job.request
   about = {**provenance, "task": job.task, "prompt": job.text, "seed": request.seed,
            "settings": dataclasses.asdict(request.sampling), "rules": request.sampling.describe(len(request.streams)),
            "candidates": request.candidates, "retrieved": [d.id for d in job.retrieved]}

@@ -36,6 +36,7 @@ class Retriever:
   """An index folder with the documents beside it (D/index, D/documents/train).
 
   Attributes:
+    folder: of the index.
     index, store: as opened.
     vocabulary, image, encoder: of the model.
     documents: folder of the store.
@@ -55,7 +56,7 @@ class Retriever:
       InputError: a folder is missing, or was made by something else than the model's tokenizers and CLIP.
     """
     self.vocabulary, self._layout, self.image, self.encoder = vocabulary, layout, image, encoder
-    self.index = Index.load(index)
+    self.folder, self.index = Path(index), Index.load(index)
     self.exclude = frozenset(exclude)
     made_by = self.index.manifest["encoder"]
     if made_by != encoder.fingerprint:

@@ -1,0 +1,145 @@
+"""Generated items → numbers: what `result.json` and `per_item.jsonl` hold. One function for each metric."""
+
+import json
+from pathlib import Path
+import sys
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from cm3leon_jax.datasets.items import Item
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import bootstrap, captions, clip_score, fid, images, multiple_choice, ptb, visdial, vqa
+from cm3leon_jax.evaluation.networks.features import FeatureNetwork
+from cm3leon_jax.evaluation.run.generate import PICTURES
+
+PER_ITEM = "per_item.jsonl"
+Rows = Sequence[Mapping[str, Any]]
+Scores = tuple[dict, dict[str, np.ndarray]]  # flat numbers; and number of each item, float64[N]
+
+
+def complete(rows: Mapping[int, dict], items: Sequence[Item], allow_missing: bool) -> tuple[list[dict], dict]:
+  """The lines to score, by item number, and what the result says of those left out.
+
+  Raises:
+    InputError: items failed, or have no line, unless `allow_missing`.
+  """
+  failed = {n: row["error"] for n, row in rows.items() if "error" in row}
+  missing = [n for n in range(len(items)) if n not in rows]
+  good = [rows[n] for n in sorted(rows) if n not in failed]
+  if (failed or missing) and not allow_missing:
+    first = f"; the first is item {min(failed)} (id {items[min(failed)].id!r}): {failed[min(failed)]}" if failed else ""
+    raise InputError(f"{len(failed)} of {len(items)} items failed and {len(missing)} are missing{first}; "
+                     "score what is there with --allow_missing")
+  if not good:
+    raise InputError("no item was generated, so there is nothing to score")
+  return good, {"count": len(good), "share_scored": len(good) / len(items)}
+
+
+def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_score.Encoder) -> Scores:
+  """Distance of each rank from the real pictures, KID, precision …, and the CLIP score of the best candidates."""
+  folder = workdir / PICTURES
+  files_of = lambda rank: [folder / row["candidates"][rank]["file"] for row in rows]
+  real = features(workdir, "real", [folder / row["real"] for row in rows], network)
+  result: dict = {}
+  for rank in range(len(rows[0]["candidates"])):
+    drawn = features(workdir, f"rank{rank}", files_of(rank), network)
+    if rank == 0:
+      result |= fid.compare(fid.Side(drawn), fid.Side(real), network.key)
+    result[f"{network.key}_rank{rank}"] = fid.distance(fid.Side(drawn), fid.Side(real))
+  prompts = [row["prompt"] for row in rows]
+  scores = np.concatenate([clip_score.clip_scores(encoder, chunk, prompts[start:start + len(chunk)])
+                           for start, chunk in _chunks(files_of(0))])
+  result |= bootstrap.mean_interval(scores).as_fields("clip_score")
+  return result, {"clip_score": scores}
+
+
+def features(workdir: Path, name: str, paths: Sequence[Path], network: FeatureNetwork) -> np.ndarray:
+  """float32[N, D] of pictures, as a memory map of W/features/NAME.npy; made once, for these files and this network."""
+  folder = workdir / "features"
+  folder.mkdir(exist_ok=True)
+  path = folder / f"{network.key}_{network.weights_hash}_{len(paths)}_{name}.npy"
+  if not path.is_file():
+    partial = path.with_suffix(".partial")
+    out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(paths), network.dim))
+    with tqdm(total=len(paths), desc=f"features, {name}", unit="picture", file=sys.stderr) as bar:
+      for start, chunk in _chunks(paths):
+        out[start:start + len(chunk)] = network.features(chunk)
+        bar.update(len(chunk))
+    out.flush()
+    partial.rename(path)
+  return np.load(path, mmap_mode="r")
+
+
+def _chunks(paths: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
+  start = 0
+  for chunk in images.read_chunks(list(paths)):
+    yield start, chunk
+    start += len(chunk)
+
+
+def texts(rows: Rows, tokenizer: str) -> Scores:
+  """CIDEr-D, BLEU and ROUGE-L of the best candidates against the people's captions."""
+  said = [row["candidates"][0]["text"] for row in rows]
+  flat = said + [reference for row in rows for reference in row["references"]]
+  tokens = ptb.tokenize_java(flat) if tokenizer == "ptb" else [ptb.tokenize(text) for text in flat]
+  rest = iter(tokens[len(said):])
+  references = [[next(rest) for _ in row["references"]] for row in rows]
+  result = captions.score(tokens[:len(said)], references)
+  result["empty_captions"] = sum(not t for t in tokens[:len(said)])
+  return result, captions.per_item(tokens[:len(said)], references)
+
+
+def answers(rows: Rows) -> Scores:
+  """VQA accuracy in percent, by the official rule."""
+  scores = 100 * np.array([vqa.accuracy(row["candidates"][0]["text"], list(row["references"])) for row in rows])
+  result = bootstrap.mean_interval(scores).as_fields("vqa_accuracy")
+  return result | by_category(rows, scores), {"accuracy": scores / 100}
+
+
+def science(rows: Rows) -> Scores:
+  """Accuracy in percent; an answer that names no option counts as wrong, and is counted."""
+  chosen = [multiple_choice.option_of(row["candidates"][0]["text"], list(row["choices"])) for row in rows]
+  right = np.array([index is not None and row["choices"][index] == row["references"][0]
+                    for index, row in zip(chosen, rows)], float)
+  result = bootstrap.mean_interval(100 * right).as_fields("accuracy")
+  result["answers_without_option"] = sum(index is None for index in chosen)
+  return result | by_category(rows, 100 * right), {"accuracy": right}
+
+
+def dialogues(rows: Rows, items: Sequence[Item]) -> Scores:
+  """NDCG against dense relevance; MRR, recall and mean rank of the true answer."""
+  scores = {name: [] for name in ("ndcg", "reciprocal_rank", "rank")}
+  for row in rows:
+    item = items[row["number"]]
+    ranks = visdial.ranks(np.array(row["choice_log_probs"]))
+    true = ranks[item.choices.index(item.references[0])]
+    scores["ndcg"].append(visdial.ndcg(ranks, np.array(item.relevance)))
+    scores["reciprocal_rank"].append(1 / true)
+    scores["rank"].append(true)
+  values = {name: np.array(v, np.float64) for name, v in scores.items()}
+  result = bootstrap.mean_interval(values["ndcg"]).as_fields("ndcg")
+  result |= bootstrap.mean_interval(values["reciprocal_rank"]).as_fields("mrr")
+  result |= {f"recall_{k}": float((values["rank"] <= k).mean()) for k in (1, 5, 10)}
+  result["mean_rank"] = float(values["rank"].mean())
+  return result, {"ndcg": values["ndcg"], "rank": values["rank"]}
+
+
+def by_category(rows: Rows, scores: np.ndarray) -> dict[str, float]:
+  """`category/NAME` → mean of its items."""
+  names = np.array([row["category"] for row in rows])
+  return {f"category/{name}": float(scores[names == name].mean()) for name in np.unique(names) if name}
+
+
+def write_per_item(workdir: Path, rows: Rows, numbers: Mapping[str, np.ndarray]) -> None:
+  """One line an item: number, id, category and its numbers."""
+  temporary = workdir / (PER_ITEM + ".partial")
+  with open(temporary, "w", encoding="utf-8") as file:
+    for at, row in enumerate(rows):
+      own = {name: float(values[at]) for name, values in numbers.items()}
+      file.write(json.dumps({"number": row["number"], "id": row["id"], "category": row["category"], **own}) + "\n")
+  temporary.replace(workdir / PER_ITEM)
+
+
+SCORERS: dict[str, Callable] = {"captions": texts, "vqa": answers, "scienceqa": science, "visdial": dialogues}
