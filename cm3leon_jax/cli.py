@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Callable, Sequence
 
-from cm3leon_jax import cli_eval
+from cm3leon_jax import cli_eval, cli_weights
 from cm3leon_jax.errors import InputError
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -167,7 +167,7 @@ def _inspect(sub) -> Run:
 
 
 VERBS = {"demo": _demo, "train": _train, "generate": _generate, "eval": cli_eval.add, "data": _data, "search": _search,
-         "inspect": _inspect, "plan": _plan}
+         "inspect": _inspect, "plan": _plan, "import": cli_weights.add_import, "export": cli_weights.add_export}
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, Run]]:

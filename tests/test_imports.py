@@ -19,7 +19,7 @@ ALLOWED["tokenizers"] |= {"models", "training"}
 ALLOWED["retrieval"] |= {"models", "training"}
 ALLOWED["weights"] = {*BASE, *ACCELERATOR, *DATA, "weights"}
 ALLOWED["evaluation"] = {*BASE, *ACCELERATOR, *DATA, "weights", "api", "generate", "evaluation"}  # a protocol generates first
-EDGE = {"api", "cli", "cli_eval", "config", "demo", "generate", "inspection", "plan",
+EDGE = {"api", "cli", "cli_eval", "cli_weights", "config", "demo", "generate", "inspection", "plan",
         "retriever", "train"}  # stand on both chains
 
 HEAVY = ["tensorflow", "seqio", "tensorflow_datasets", "scann", "gin", "apache_beam"]
