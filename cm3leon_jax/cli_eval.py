@@ -5,17 +5,20 @@ from typing import Callable
 
 
 def _captions(kinds) -> Callable:
-  parser = kinds.add_parser("captions", help="CIDEr-D, BLEU-1..4, ROUGE-L; COCO formats")
+  parser = kinds.add_parser("captions", help="CIDEr-D, BLEU-1..4, ROUGE-L, and with Java METEOR and SPICE")
   parser.add_argument("--predictions", required=True, help="results.json: [{image_id, caption}]")
-  parser.add_argument("--references", required=True, help="captions.json: COCO annotations")
+  parser.add_argument("--references", required=True, help="captions.json: COCO annotations, or paragraphs_v1.json")
+  parser.add_argument("--split", default="", help="JSON list of the image ids to score; default: all of the references")
+  parser.add_argument("--metrics", default="cider,bleu,rouge_l", help="also meteor, spice (need Java); default: %(default)s")
   parser.add_argument("--tokenizer", choices=["rules", "ptb"], default="rules", help="ptb: Stanford's, needs Java")
   _files(parser)
 
   def run(args) -> dict:
     from cm3leon_jax.evaluation import captions
 
-    return captions.evaluate_captions(args.predictions, args.references, args.json, tokenizer=args.tokenizer,
-                                      allow_missing=args.allow_missing)
+    return captions.evaluate_captions(args.predictions, args.references, args.json, split=args.split,
+                                      metrics=[name for name in args.metrics.split(",") if name],
+                                      tokenizer=args.tokenizer, allow_missing=args.allow_missing)
 
   return run
 
@@ -25,12 +28,19 @@ def _fid(kinds) -> Callable:
   parser.add_argument("--generated", required=True, help="folder of pictures, or .npz of `features` or of `mu` and `sigma`")
   parser.add_argument("--reference", required=True, help="the same")
   parser.add_argument("--weights", default="", help="InceptionV3 file of pytorch-fid, or `efficientnet-lite0`")
+  parser.add_argument("--variant", default="pytorch-fid", choices=["pytorch-fid", "clean"],
+                      help="whose resize InceptionV3 gets: pytorch-fid's, or clean-fid's (then the key is clean_fid)")
+  parser.add_argument("--infinity", action="store_true", help="extrapolate the distance to infinitely many pictures")
+  parser.add_argument("--nearest_k", type=int, default=5, metavar="K", help="neighbour of precision, recall, density, coverage (5)")
+  parser.add_argument("--cache", default="", metavar="D",
+                      help="folder that keeps features (CM3LEON_CACHE, or ~/.cache/cm3leon_jax/features)")
   _json(parser)
 
   def run(args) -> dict:
     from cm3leon_jax.evaluation import fid
 
-    return fid.evaluate_fid(args.generated, args.reference, args.weights, args.json)
+    return fid.evaluate_fid(args.generated, args.reference, args.weights, args.json, variant=args.variant,
+                            cache=args.cache, nearest_k=args.nearest_k, extrapolate=args.infinity)
 
   return run
 

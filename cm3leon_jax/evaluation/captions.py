@@ -13,9 +13,11 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation import bootstrap, files, ptb
+from cm3leon_jax.evaluation import bootstrap, caption_files, files, java_metrics, ptb
 
 TOKENIZERS = {"rules": "own rules after Stanford PTB (no Java)", "ptb": "Stanford PTBTokenizer 3.4.1"}
+METRICS = ("cider", "bleu", "rouge_l")
+JAVA_METRICS = ("meteor", "spice")  # in java_metrics, under the same names
 MAX_N = 4
 CIDER_SIGMA = 6.0  # width of the length penalty, in bigrams
 ROUGE_BETA = 1.2
@@ -170,55 +172,100 @@ def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
   return np.array(scores)
 
 
-def score(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> dict[str, float]:
-  """All caption metrics of a corpus of tokens, as fractions (CIDEr of 10), each with `_low` and `_high`.
+def score(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]],
+          metrics: Sequence[str] = METRICS) -> dict[str, float]:
+  """Caption metrics of a corpus of tokens, as fractions (CIDEr of 10), each with `_low` and `_high`.
 
   The intervals resample images; CIDEr's document frequencies stay those of the whole corpus.
+
+  Args:
+    metrics: of METRICS (all of them by default) and JAVA_METRICS; `bleu` gives `bleu_1` … `bleu_4`.
+
+  Raises:
+    InputError: a metric is unknown, or one needs Java and what it needs is missing.
   """
+  check_metrics(metrics)
   data = corpus(hypotheses, references)
-  parts = bleu_parts(data)
   result: dict[str, float] = {}
-  result |= bootstrap.mean_interval(cider(data)).as_fields("cider")
-  estimate = bleu(parts.sum(axis=0))
-  resampled = bleu(bootstrap.resampled_means(parts), len(parts))
-  for n in range(MAX_N):
-    result |= bootstrap.interval(estimate[n], resampled[:, n]).as_fields(f"bleu_{n + 1}")
-  result |= bootstrap.mean_interval(rouge_l(hypotheses, references)).as_fields("rouge_l")
+  for metric in dict.fromkeys(metrics):
+    if metric == "bleu":
+      parts = bleu_parts(data)
+      estimate = bleu(parts.sum(axis=0))
+      resampled = bleu(bootstrap.resampled_means(parts), len(parts))
+      for n in range(MAX_N):
+        result |= bootstrap.interval(estimate[n], resampled[:, n]).as_fields(f"bleu_{n + 1}")
+    elif metric in JAVA_METRICS:
+      result |= getattr(java_metrics, metric)(hypotheses, references).corpus.as_fields(metric)
+    else:
+      values = cider(data) if metric == "cider" else rouge_l(hypotheses, references)
+      result |= bootstrap.mean_interval(values).as_fields(metric)
   return result
 
 
+def per_item(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> dict[str, np.ndarray]:
+  """Scores of each image: `cider`, `rouge_l`, `bleu_4`, each float64[N].
+
+  CIDEr's document frequencies are those of all references given, so an image's score depends on its company. BLEU of
+  one sentence is pycocoevalcap's, which has no smoothing but a tiny constant: without a common 4-gram it is near 0.
+  """
+  data = corpus(hypotheses, references)
+  return {"cider": cider(data), "rouge_l": rouge_l(hypotheses, references), "bleu_4": bleu(bleu_parts(data))[:, -1]}
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+  """Raises InputError where a metric is unknown, or none is named."""
+  unknown = [metric for metric in metrics if metric not in METRICS + JAVA_METRICS]
+  if unknown or not metrics:
+    raise InputError(f"--metrics: {', '.join(unknown) or 'nothing'} named; known: {', '.join(METRICS + JAVA_METRICS)}")
+
+
+def check_tokenizer(tokenizer: str) -> None:
+  """Raises InputError where a tokenizer is unknown."""
+  if tokenizer not in TOKENIZERS:
+    raise InputError(f"--tokenizer={tokenizer}: unknown; known: {', '.join(TOKENIZERS)}")
+
+
+def tokenize(texts: Sequence[str], tokenizer: str = "rules") -> list[list[str]]:
+  """Tokens of captions.
+
+  Args:
+    tokenizer: `rules` (`ptb.tokenize`) or `ptb` (Stanford's, needs Java and pycocoevalcap).
+  """
+  check_tokenizer(tokenizer)
+  return ptb.tokenize_java(texts) if tokenizer == "ptb" else [ptb.tokenize(text) for text in texts]
+
+
 def evaluate_captions(predictions: str | os.PathLike, references: str | os.PathLike, json_out: str | os.PathLike = "",
-                      *, tokenizer: str = "rules", allow_missing: bool = False) -> dict:
-  """Scores COCO results against COCO annotations, over all images of the references.
+                      *, split: str | os.PathLike = "", metrics: Sequence[str] = METRICS, tokenizer: str = "rules",
+                      allow_missing: bool = False) -> dict:
+  """Scores COCO results against a file of references, over all its images or those of a split.
 
   Args:
     predictions: JSON `[{"image_id", "caption"}, …]`, one caption an image.
-    references: JSON `{"images": [{"id"}], "annotations": [{"image_id", "caption"}]}`.
+    references: JSON of a form that `caption_files.read_references` knows: COCO's, or Image Paragraph Captioning's.
     json_out: where the result goes; empty for nowhere.
-    tokenizer: `rules` (`ptb.tokenize`) or `ptb` (Stanford's, needs Java and pycocoevalcap).
+    split: JSON list of the image ids to score (paragraphs: `test_split.json`); empty for all of the references.
+    metrics: see `score`.
+    tokenizer: see `tokenize`.
     allow_missing: score the images that have a prediction, instead of stopping at those without.
 
   Returns:
-    Flat: `cider`, `bleu_1` … `bleu_4`, `rouge_l` (each also `_low`, `_high`: 95 % interval over
-    images), `count`, `share_scored`, `empty_captions`, `tokenizer`.
+    Flat: `cider`, `bleu_1` … `bleu_4`, `rouge_l` (or what `metrics` names; each also `_low`, `_high`: 95 % interval
+    over images), `count`, `share_scored`, `empty_captions`, `empty_references`, `tokenizer`.
 
   Raises:
-    InputError: a file is missing or of another form; duplicate, unknown or missing image ids; an image
-      without references.
+    InputError: a file is missing or of another form; duplicate, unknown or missing image ids; an image without
+      references; an unknown metric or tokenizer, or what one needs is missing.
   """
-  if tokenizer not in TOKENIZERS:
-    raise InputError(f"--tokenizer={tokenizer}: unknown; known: {', '.join(TOKENIZERS)}")
-  predicted = files.rows(files.read_json(predictions), {"image_id": (int, str), "caption": str}, predictions, "results")
-  files.check_unique([row["image_id"] for row in predicted], predictions, "image id")
-  truth = _read_references(references)
-  ids = files.check_ids([row["image_id"] for row in predicted], list(truth), predictions, references, "image id",
-                        allow_missing)
-  caption_of = {row["image_id"]: row["caption"] for row in predicted}
-  texts = [caption_of[i] for i in ids] + [caption for i in ids for caption in truth[i]]
-  tokens = ptb.tokenize_java(texts) if tokenizer == "ptb" else [ptb.tokenize(text) for text in texts]
+  check_metrics(metrics)
+  check_tokenizer(tokenizer)
+  predicted = caption_files.read_predictions(predictions)
+  truth = caption_files.read_references(references, split)
+  ids = files.check_ids(list(predicted), list(truth), predictions, split or references, "image id", allow_missing)
+  tokens = tokenize([predicted[i] for i in ids] + [caption for i in ids for caption in truth[i]], tokenizer)
   hypotheses, rest = tokens[:len(ids)], iter(tokens[len(ids):])
   ref_tokens = [[next(rest) for _ in truth[i]] for i in ids]
-  result = score(hypotheses, ref_tokens)
+  result = score(hypotheses, ref_tokens, metrics)
   result |= {"count": len(ids), "share_scored": len(ids) / len(truth),
              "empty_captions": sum(not tokens for tokens in hypotheses),
              "empty_references": sum(not tokens for refs in ref_tokens for tokens in refs),
@@ -226,20 +273,3 @@ def evaluate_captions(predictions: str | os.PathLike, references: str | os.PathL
   if json_out:
     files.write_json(json_out, result)
   return result
-
-
-def _read_references(path: str | os.PathLike) -> dict[int | str, list[str]]:
-  """COCO annotations → image id → captions, in the order of the file."""
-  data = files.read_json(path)
-  if not isinstance(data, dict) or "annotations" not in data:
-    raise InputError(f"{path}: not a COCO captions file: it must hold {{\"images\": […], \"annotations\": […]}}")
-  annotations = files.rows(data["annotations"], {"image_id": (int, str), "caption": str}, path, "annotations")
-  captions: dict[int | str, list[str]] = {}
-  for image in files.rows(data.get("images"), {"id": (int, str)}, path, "images") if "images" in data else ():
-    captions[image["id"]] = []
-  for row in annotations:
-    captions.setdefault(row["image_id"], []).append(row["caption"])
-  bare = [i for i, texts in captions.items() if not texts]
-  if bare:
-    raise InputError(f"{path}: {files.count(len(bare), 'image')} without a caption: {files.sample(bare)}")
-  return captions

@@ -42,20 +42,59 @@ def _plain(value):
   raise TypeError(f"a result cannot hold a {type(value).__name__}")
 
 
-def rows(data: Any, fields: Mapping[str, type | tuple[type, ...]], path: str | os.PathLike, what: str) -> list[dict]:
+# What a file looks like, by the names that its top level, or the rows of a list, hold; the first that fits.
+_FORMS = (
+    ({"question_id", "answers"}, "annotations of VQA or OK-VQA"),
+    ({"image", "answers"}, "annotations of VizWiz"),
+    ({"image_id", "paragraph"}, "paragraphs of Image Paragraph Captioning"),
+    ({"image_id", "ranks"}, "ranks for `cm3leon eval visdial`"),
+    ({"image_id", "gt_relevance"}, "dense annotations of VisDial"),
+    ({"image_id", "relevance"}, "dense annotations of VisDial"),
+    ({"question_id", "answer"}, "answers for `cm3leon eval vqa`"),
+    ({"image", "answer"}, "answers of VizWiz for `cm3leon eval vqa`"),
+    ({"image_id", "caption"}, "captions"),
+    ({"question_id", "question"}, "questions of VQA, without answers"),
+    ({"image", "question"}, "questions of VizWiz, without answers"),
+    ({"choices", "answer"}, "problems of ScienceQA"),
+    ({"data", "version"}, "dialogues of VisDial"),
+    ({"results"}, "results of ScienceQA"),
+)
+
+
+def looks_like(data: Any) -> str:
+  """`; it looks like …` for a file given in the wrong place; empty where its form is none that is known here."""
+  if isinstance(data, dict) and isinstance(data.get("annotations", data.get("questions")), list):
+    data = data.get("annotations", data.get("questions"))
+  elif isinstance(data, dict) and data and all(isinstance(value, dict) for value in data.values()):
+    data = list(data.values())[:1]  # keyed by question
+  sample_row = data[0] if isinstance(data, list) and data else data
+  if isinstance(data, list) and isinstance(sample_row, (int, str)):
+    return "; it looks like a list of ids"
+  names = set(sample_row) if isinstance(sample_row, dict) else set()
+  return next((f"; it looks like {form}" for fields, form in _FORMS if fields <= names), "")
+
+
+def rows(data: Any, fields: Mapping[str, type | tuple[type, ...]], path: str | os.PathLike, what: str,
+         whole: Any = None) -> list[dict]:
   """Checks that `data` is a list of objects that hold `fields` of the given types; returns it.
+
+  Args:
+    whole: what the file holds, where `data` is a part of it.
 
   Raises:
     InputError: it is something else; names the first bad row, and how many are bad.
   """
   form = "[{" + ", ".join(f'"{name}": …' for name in fields) + "}, …]"
   if not isinstance(data, list):
-    raise InputError(f"{path}: {what} must be a list {form}, this is a JSON {type(data).__name__}")
+    raise InputError(f"{path}: {what} must be a list {form}, this is a JSON {type(data).__name__}"
+                     f"{looks_like(whole or data)}")
   bad = [i for i, row in enumerate(data) if not isinstance(row, dict) or
          any(not isinstance(row.get(name), kind) or isinstance(row.get(name), bool) for name, kind in fields.items())]
   if bad:
+    first = data[bad[0]]
     raise InputError(f"{path}: {len(bad)} of {len(data)} rows of {what} are not of the form {form}; "
-                     f"the first is row {bad[0]}: {json.dumps(data[bad[0]], ensure_ascii=False)[:120]}")
+                     f"the first is row {bad[0]}: {json.dumps(first, ensure_ascii=False)[:120]}"
+                     f"{looks_like([first]) if isinstance(first, dict) and set(fields) - set(first) else ''}")
   if not data:
     raise InputError(f"{path}: {what} is empty")
   return data

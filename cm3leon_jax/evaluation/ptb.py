@@ -12,10 +12,10 @@ full stop to a caption that begins with "A" on the next line.
 """
 
 import re
-import shutil
 from typing import Sequence
 
 from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import java
 
 # pycocoevalcap's list. It is in upper case and the tokens in lower, so brackets stay: kept, to be equal.
 PUNCTUATION = frozenset(
@@ -92,14 +92,15 @@ def tokenize_java(captions: Sequence[str]) -> list[list[str]]:
   Raises:
     InputError: Java or pycocoevalcap is missing.
   """
-  try:
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-  except ImportError as error:
-    raise InputError("--tokenizer=ptb needs the package pycocoevalcap: pip install pycocoevalcap") from error
-  if shutil.which("java") is None:
-    raise InputError("--tokenizer=ptb needs Java on the PATH: install a JRE, or leave --tokenizer at its default")
   # One line a caption: every kind of line break that Java knows becomes a space, or the rows would shift.
   lines = [re.sub(r"[\n\r\f\v\x85\u2028\u2029]", " ", caption) for caption in captions]
   # The last caption's tokens are lost when it is empty, so a word ends the list.
-  rows = PTBTokenizer().tokenize({i: [{"caption": line}] for i, line in enumerate(lines + ["end"])})
+  with java.on_path("--tokenizer=ptb") as folder:
+    java.check_files("--tokenizer=ptb", [folder / "tokenizer" / "stanford-corenlp-3.4.1.jar"],
+                     "install pycocoevalcap 1.2 anew, it holds it")
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    rows = PTBTokenizer().tokenize({i: [{"caption": line}] for i, line in enumerate(lines + ["end"])})
+  if len(rows) <= len(lines):
+    raise InputError(f"--tokenizer=ptb: Java gave {len(rows)} lines for {len(lines)} captions; what it said stands above")
   return [rows[i][0].split() for i in range(len(lines))]

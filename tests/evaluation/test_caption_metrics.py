@@ -42,6 +42,27 @@ def test_equal_to_pycocoevalcap_on_any_tokens(data):
   np.testing.assert_allclose(captions.rouge_l(hypotheses, references), rouges, atol=1e-6)
 
 
+def test_scores_of_each_image_are_pycocoevalcaps():
+  hypotheses = [["a", "red", "heart", "on", "the", "white", "cat"], ["dog"], []]
+  references = [[["a", "red", "heart", "on", "a", "cat"], ["the", "red", "heart", "on", "the", "white"]],
+                [["a", "dog"]], [["cat"]]]
+  res = {i: [" ".join(h)] for i, h in enumerate(hypotheses)}
+  gts = {i: [" ".join(r) for r in refs] for i, refs in enumerate(references)}
+  scores = captions.per_item(hypotheses, references)
+  assert set(scores) == {"cider", "rouge_l", "bleu_4"}
+  np.testing.assert_allclose(scores["bleu_4"], Bleu(4).compute_score(gts, res, verbose=0)[1][3], rtol=1e-9, atol=1e-15)
+  np.testing.assert_allclose(scores["cider"], Cider().compute_score(gts, res)[1], atol=1e-12)
+  np.testing.assert_allclose(scores["rouge_l"], Rouge().compute_score(gts, res)[1], atol=1e-12)
+
+
+def test_only_the_metrics_asked_for():
+  assert set(captions.score([["a"]], [[["a"]]], ["rouge_l"])) == {"rouge_l", "rouge_l_low", "rouge_l_high"}
+  with pytest.raises(InputError, match="--metrics: bleu_4 named; known: cider, bleu, rouge_l, meteor, spice"):
+    captions.score([["a"]], [[["a"]]], ["cider", "bleu_4"])
+  with pytest.raises(InputError, match="--metrics: nothing named"):
+    captions.score([["a"]], [[["a"]]], [])
+
+
 def test_numbers_worked_by_hand():
   # One match of two words, brevity: BLEU-1 = 1/1 · exp(1 − 2/1). LCS 1 of 1 and of 2: P = 1, R = 1/2.
   result = captions.score([["red"], ["dog"]], [[["red", "heart"]], [["dog", "cat"]]])
@@ -118,3 +139,52 @@ def test_what_is_there_can_be_scored_and_empty_captions_are_counted(files):
   result = captions.evaluate_captions(*files([{"image_id": 1, "caption": " . "}]), allow_missing=True)
   assert result["count"] == 1 and result["share_scored"] == 0.5 and result["empty_captions"] == 1
   assert result["cider"] == result["rouge_l"] == 0
+
+
+PARAGRAPHS = [{"url": "u", "image_id": 7, "paragraph": "A red heart. It is on a cat."},
+              {"url": "u", "image_id": 9, "paragraph": "A dog runs. The dog is white."},
+              {"url": "u", "image_id": 9, "paragraph": "A white dog."},
+              {"url": "u", "image_id": 5, "paragraph": "Nothing."}]
+
+
+def test_paragraphs_of_a_split(files, tmp_path):
+  results, references, out = files([{"image_id": 9, "caption": "The dog is white."},
+                                    {"image_id": 7, "caption": "A red heart. It is on the cat."}], PARAGRAPHS)
+  (tmp_path / "test_split.json").write_text("[7, 9]")
+  result = captions.evaluate_captions(results, references, out, split=tmp_path / "test_split.json")
+  expected, _, _ = reference([["a", "red", "heart", "it", "is", "on", "the", "cat"], ["the", "dog", "is", "white"]],
+                             [[["a", "red", "heart", "it", "is", "on", "a", "cat"]],
+                              [["a", "dog", "runs", "the", "dog", "is", "white"], ["a", "white", "dog"]]])
+  assert {name: result[name] for name in expected} == pytest.approx(expected)
+  assert result["count"] == 2 and result["share_scored"] == 1
+
+
+@pytest.mark.parametrize("split, says", [
+    ("[7, 9, 11]", "test_split.json: 1 image id not in .*captions.json: 11"),
+    ("[7, 7]", "1 image id more than once"),
+    ('{"images": []}', "must be a list of image ids"),
+    ("[]", "must be a list of image ids"),
+    ("[7, 5]", "1 image id of .*test_split.json without an answer: 5"),
+    ("[9]", "1 image id not in .*test_split.json: 7"),
+])
+def test_a_wrong_split_is_said(files, tmp_path, split, says):
+  results, references, out = files([{"image_id": 7, "caption": "x"}], PARAGRAPHS)
+  (tmp_path / "test_split.json").write_text(split)
+  with pytest.raises(InputError, match=says):
+    captions.evaluate_captions(results, references, out, split=tmp_path / "test_split.json")
+
+
+@pytest.mark.parametrize("predictions, references, says", [
+    ([{"question_id": 1, "answer": "x"}], None, "results.json: .*looks like answers for `cm3leon eval vqa`"),
+    ([{"image_id": 1, "round_id": 1, "ranks": [1]}], None, "results.json: .*looks like ranks for `cm3leon eval visdial`"),
+    ({"annotations": [{"image_id": 1, "caption": "x"}]}, None, "results.json: .*must be a list.*looks like captions"),
+    (None, {"annotations": [{"question_id": 1, "answers": []}]}, "captions.json: .*looks like annotations of VQA"),
+    (None, {"questions": [{"question_id": 1, "question": "x"}]}, "captions.json: .*looks like questions of VQA"),
+    (None, [{"image": "a.jpg", "answers": []}], "captions.json: .*looks like annotations of VizWiz"),
+    (None, [1, 2], "captions.json: .*looks like a list of ids"),
+    (None, {"1": {"choices": ["a"], "answer": 0}}, "captions.json: .*looks like problems of ScienceQA"),
+    (None, {"what": "ever"}, "captions.json: not a COCO captions file[^;]*$"),
+])
+def test_a_file_of_another_task_is_recognised(files, predictions, references, says):
+  with pytest.raises(InputError, match=says):
+    captions.evaluate_captions(*files(predictions or [{"image_id": 1, "caption": "x"}], references))
