@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import Callable, Collection, Iterator, Sequence
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -99,10 +100,10 @@ class Model:
   """A checkpoint with its tokenizers, and with an index what it retrieves from. Made by `load`."""
 
   def __init__(self, loaded, text: TextTokenizer, image: ImageTokenizer, open_encoder: Callable[[], Encoder],
-               index: str | os.PathLike | None = None, exclude: Collection[str] = ()):
+               index: str | os.PathLike | None = None, exclude: Collection[str] = (), devices: Sequence[jax.Device] = ()):
     self.config, self.vocabulary, self.layout, params, self.meta = loaded
     self.text, self.image = text, image
-    self._engine = Engine(self.config, params)
+    self._engine = Engine(self.config, params, devices=devices)
     self._open_encoder = open_encoder
     self._index, self._exclude = index, exclude
     if index:
@@ -244,7 +245,8 @@ class Model:
 
 
 def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
-         tokenizers: str | os.PathLike | None = None, exclude: Collection[str] = ()) -> Model:
+         tokenizers: str | os.PathLike | None = None, exclude: Collection[str] = (),
+         devices: Sequence[jax.Device] = ()) -> Model:
   """Opens a run folder or a released checkpoint.
 
   Args:
@@ -253,6 +255,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
     tokenizers: folder with `text`, `image` and `clip`. By default those with the fingerprints of
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
     exclude: ids of documents that retrieval never returns.
+    devices: that share the jobs of a `run`, each with a copy of the model; by default JAX's first.
 
   Raises:
     InputError: something is missing, or made by something else.
@@ -265,7 +268,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])
   text = find("text", "text_tokenizer", TextTokenizer.load)
   image = find("image", "image_tokenizer", ImageTokenizer.load)
-  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude)
+  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude, devices)
 
 
 def default_sampling(task: str, candidates: int) -> Sampling:

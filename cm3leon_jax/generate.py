@@ -60,12 +60,14 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   if image and not Path(image).is_file():
     raise InputError(f"--image={image}: no such picture")
 
-  from cm3leon_jax import api  # loads JAX: not before the flags are known to be right
+  import jax  # not before the flags are known to be right
+
+  from cm3leon_jax import api
 
   asked = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
   asked = {name: value for name, value in asked.items() if value is not None}
   sampling = dataclasses.replace(api.default_sampling(task, candidates), **asked)
-  model = api.load(checkpoint, index=index or None)
+  model = api.load(checkpoint, index=index or None, devices=jax.local_devices() if len(texts) > 1 else ())
   provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)),
                 "model": model_hash(checkpoint, model.meta)}
 

@@ -8,6 +8,8 @@ What a request draws depends on its own prompt and seed alone, not on what it is
 import dataclasses
 from typing import Iterator, Sequence
 
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from cm3leon_jax.decoding import continuations, program
@@ -65,11 +67,22 @@ class Output:
 class Engine:
   """Runs requests on one model."""
 
-  def __init__(self, config: TransformerConfig, params: dict, cache_bytes: int = 2**30):
-    """`cache_bytes` bounds the key/value cache of one batch, and so the memory of decoding."""
+  def __init__(self, config: TransformerConfig, params: dict, cache_bytes: int = 2**30,
+               devices: Sequence[jax.Device] = ()):
+    """
+    Args:
+      config: of the model.
+      params: of `Transformer(config)`.
+      cache_bytes: bounds the key/value cache of one batch on one device, and so the memory of decoding.
+      devices: that share the requests, each with a copy of the model; by default JAX's first.
+    """
     self.config = config
     self._params = program.unstacked(config, params)
     self.cache_bytes = cache_bytes
+    self._mesh = None
+    if len(devices) > 1:
+      self._mesh = Mesh(np.array(devices), ("requests",))
+      self._params = jax.device_put(self._params, NamedSharding(self._mesh, PartitionSpec()))
 
   def generate(self, requests: Sequence[Request]) -> list[Output]:
     """All outputs, in the order of the requests."""
@@ -89,6 +102,7 @@ class Engine:
       groups.setdefault(_bucket(request), []).append(i)
     for (streams, candidates, places, steps, _), members in groups.items():
       limit = max(1, self.cache_bytes // self._request_bytes(streams, candidates, places, steps))
+      limit *= self._mesh.size if self._mesh else 1
       for start in range(0, len(members), limit):
         rows = members[start:start + limit]
         yield from zip(rows, self._run_batch([requests[i] for i in rows], places, steps))
@@ -104,16 +118,34 @@ class Engine:
     return streams * (places + candidates * steps) * token
 
   def _run_batch(self, requests: list[Request], places: int, steps: int) -> list[Output]:
-    static, batch = _assemble(requests, places, steps)
-    decoded = program.decode(self.config, static, self._params, batch)
-    tokens, log_probs, broken = (np.asarray(x) for x in decoded)
+    if self._mesh:
+      tokens, log_probs, broken = self._decode_on_each(requests, places, steps)
+    else:
+      static, batch = _assemble(requests, places, steps)
+      tokens, log_probs, broken = (np.asarray(x) for x in program.decode(self.config, static, self._params, batch))
     for name, step in zip(_STREAM_NAMES[len(broken)], broken):
       if step < steps:
         raise InputError(f"the model's logits are not finite at step {step} of the {name} stream: "
                          "the checkpoint is damaged or its training diverged; use another one")
-    n = static.candidates
+    n = requests[0].candidates
     return [Output(tokens[i * n:(i + 1) * n, :r.streams[0].steps], log_probs[i * n:(i + 1) * n, :r.streams[0].steps])
             for i, r in enumerate(requests)]
+
+
+  def _decode_on_each(self, requests: list[Request], places: int, steps: int):
+    """The same, in equal shares on all devices; rows come back in the requests' order."""
+    share = -(-len(requests) // self._mesh.size)
+    shares = [requests[start:start + share] or requests[-1:] for start in range(0, self._mesh.size * share, share)]
+    static = _static(requests)
+    sizes = [len(_distinct(s)[0]) for s in shares]
+    batches = [_assemble(s, places, steps, static, share, max(sizes))[1] for s in shares]
+    batches = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+    batches = jax.device_put(batches, NamedSharding(self._mesh, PartitionSpec("requests")))
+    decoded = program.decode_on_each(self.config, static, self._mesh, self._params, batches)
+    tokens, log_probs, broken = (np.asarray(x) for x in decoded)
+    own = _round_up(share) * static.candidates  # rows of a device; the last ones are padding
+    keep = np.arange(own) < share * static.candidates
+    return tokens[:, keep].reshape(-1, steps), log_probs[:, keep].reshape(-1, steps), broken.min(axis=0)
 
 
 def _choices(prompt: Prompt) -> np.ndarray:
@@ -158,14 +190,11 @@ def _head(requests: Sequence[Request]) -> tuple[tuple[int, int], ...]:
   return tuple(sorted(ranges))
 
 
-def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program.Static, program.Batch]:
-  """NumPy arrays of a batch; the number of requests and of distinct prompts is rounded up by repeating the last."""
-  requests = requests + [requests[-1]] * (_round_up(len(requests)) - len(requests))
-  candidates, streams = requests[0].candidates, len(requests[0].streams)
-
+def _distinct(requests: Sequence[Request]) -> tuple[list[Prompt], np.ndarray]:
+  """The different prompts of all streams, and int32[S, R]: which of them each stream of each request is."""
   rows: dict = {}  # a prompt's content → its row
   prompts: list[Prompt] = []
-  prompt_of = np.zeros((streams, len(requests)), np.int32)
+  prompt_of = np.zeros((len(requests[0].streams), len(requests)), np.int32)
   for r, request in enumerate(requests):
     for s, prompt in enumerate(request.streams):
       key = prompt.tokens.tobytes() + b"|" + prompt.positions.tobytes()
@@ -173,7 +202,32 @@ def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program
         rows[key] = len(prompts)
         prompts.append(prompt)
       prompt_of[s, r] = rows[key]
-  prompts += [prompts[-1]] * (_round_up(len(prompts)) - len(prompts))
+  return prompts, prompt_of
+
+
+def _static(requests: Sequence[Request]) -> program.Static:
+  candidates, samplings = requests[0].candidates, [r.sampling for r in requests]
+  contrast = len(requests[0].streams) > 1 and any(
+      s.contrasted(i, candidates) for s in samplings for i in range(candidates))
+  return program.Static(candidates=candidates, head=_head(requests), contrast=contrast,
+                        top_k=any(s.top_k for s in samplings), top_p=any(s.top_p < 1 for s in samplings))
+
+
+def _assemble(requests: list[Request], places: int, steps: int, static: program.Static | None = None, count: int = 0,
+              distinct: int = 0) -> tuple[program.Static, program.Batch]:
+  """NumPy arrays of a batch; the number of requests and of distinct prompts is rounded up by repeating the last.
+
+  Args:
+    requests: of one bucket.
+    places, steps: the bucket's.
+    static: of a larger batch that this one is a share of.
+    count, distinct: of requests and distinct prompts in the largest share.
+  """
+  static = static or _static(requests)
+  requests = requests + [requests[-1]] * (_round_up(max(len(requests), count)) - len(requests))
+  candidates, streams = requests[0].candidates, len(requests[0].streams)
+  prompts, prompt_of = _distinct(requests)
+  prompts += [prompts[-1]] * (_round_up(max(len(prompts), distinct)) - len(prompts))
 
   def left_padded(vectors, dtype=np.int32):
     return np.stack([np.pad(v[:-1], (places - len(v) + 1, 0)) for v in vectors]).astype(dtype)
@@ -206,6 +260,4 @@ def _assemble(requests: list[Request], places: int, steps: int) -> tuple[program
       stop=np.array([r.streams[0].stop for r in requests], np.int32),
       seeds=np.array([r.seed for r in requests], np.uint32),
       settings=settings)
-  static = program.Static(candidates=candidates, head=_head(requests), contrast=bool(contrasted.any()),
-                          top_k=bool(settings["top_k"].any()), top_p=bool((settings["top_p"] < 1).any()))
   return static, batch

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from cm3leon_jax.decoding import cache as shared
 from cm3leon_jax.decoding import rules
@@ -114,7 +115,26 @@ def prefill(config: TransformerConfig, params: dict, tokens: jax.Array, position
 
 @functools.partial(jax.jit, static_argnames=("config", "static"))
 def decode(config: TransformerConfig, static: Static, params: dict, batch: Batch) -> Decoded:
-  """Prefills and decodes one batch of `params` made by `unstacked`; see `Batch` and `Decoded`."""
+  """Prefills and decodes one batch, of `params` made by `unstacked`; see `Batch` and `Decoded`."""
+  return _decode(config, static, params, batch)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "static", "mesh"))
+def decode_on_each(config: TransformerConfig, static: Static, mesh: Mesh, params: dict, batches: Batch) -> Decoded:
+  """`decode` of as many batches as `mesh` has devices, one each; all arrays have that axis in front.
+
+  The devices share nothing but the program: each stops when its own requests are done.
+  """
+  def own(params, batches):
+    decoded = _decode(config, static, params, jax.tree.map(lambda x: x[0], batches))
+    return jax.tree.map(lambda x: x[None], decoded)
+
+  rows = PartitionSpec(*mesh.axis_names)
+  # Values that start equal on all devices and then differ are what `check_vma` would have us annotate.
+  return jax.shard_map(own, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)(params, batches)
+
+
+def _decode(config: TransformerConfig, static: Static, params: dict, batch: Batch) -> Decoded:
   model = Transformer(config)
   variables = flax_variables(params)
   streams, requests, total = batch.read_positions.shape

@@ -223,3 +223,14 @@ def test_bad_requests_are_refused():
     Request(pictures(1), seed=-1)
   with pytest.raises(ValueError, match="same tokens"):
     Request((pictures(1)[0], TASKS["caption"]()[0]))
+
+
+@pytest.mark.parametrize("count", [1, 5, 11])
+def test_eight_devices_draw_what_one_draws(count):
+  requests = [Request(pictures(n, docs=n % 3), Sampling(temperature=1.0), seed=n, candidates=2) for n in range(count)]
+  requests += [Request((prompts.image_to_text(V, LAYOUT, image(n)),), GREEDY, seed=n) for n in range(3)]
+  eight = Engine(CONFIG, PARAMS, devices=jax.devices())
+  assert len(jax.devices()) == 8
+  for one, other in zip(ENGINE.generate(requests), eight.generate(requests), strict=True):
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Mapping
 
+import jax
+
 from cm3leon_jax import api, assets, config, generate, manifest
 from cm3leon_jax.datasets import items as items_lib
 from cm3leon_jax.errors import InputError
@@ -46,7 +48,7 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, inde
   workdir = Path(workdir)
   network = fid.network(protocol.network) if protocol.metric == "fid" else None
   checkpoint = str(assets.find(checkpoint))
-  model = api.load(checkpoint, index=index or None)
+  model = api.load(checkpoint, index=index or None, devices=jax.local_devices())
   excluded = contamination.exclusions(protocol.items, model.retriever) if protocol.exclude and protocol.docs else None
   if excluded:
     model.retriever.exclude = excluded.ids
