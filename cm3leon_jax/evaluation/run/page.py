@@ -1,0 +1,229 @@
+"""The page of one evaluation run: W/report/index.html, one file that opens from disk.
+
+Reads only what the run wrote: protocol.json, result.json, per_item.jsonl, generations/, pictures/, operative.gin.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+from cm3leon_jax.errors import InputError
+from cm3leon_jax.evaluation import page_template
+from cm3leon_jax.evaluation.bootstrap import Interval
+from cm3leon_jax.evaluation.run import page_data, page_figures, page_items, page_numbers, paper_rows
+from cm3leon_jax.evaluation.run.page_data import Run
+
+ENDS, RANDOM = 24, 48  # items shown of the worst and of the best, and at random
+TASKS = {"text_to_image": "Text to picture", "image_to_text": "Picture to text", "vqa": "Questions about pictures"}
+_CATEGORIES = 20  # in the figure; the table has them all
+
+
+def write(workdir: str | os.PathLike) -> Path:
+  """Writes W/report/index.html and returns its path.
+
+  Args:
+    workdir: W of a finished `cm3leon eval run`.
+
+  Raises:
+    InputError: not such a folder, not finished, or a broken file in it. A missing picture is shown as a marked
+      empty cell, and counted.
+  """
+  run = page_data.load(workdir)
+  if run.folder is None:
+    raise InputError(f"{workdir}: a page needs the run's folder, not a result.json alone")
+  return page_template.write(run.folder / "report" / "index.html", render(run))
+
+
+def render(run: Run) -> str:
+  """The whole page. Everything that comes from a file is escaped by the template engine."""
+  album = page_items.Album(run)
+  groups = dict(page_items.sections(run, album, ENDS, RANDOM))
+  rows = paper_rows.find(run.protocol.get("name", ""))
+  ranks = run.ranks()
+  label = page_numbers.describe(run.headline).label
+  categories = page_data.categories(run)
+  return page_template.get("run.html").render(
+    css=page_template.css("report.css", "run.css"),
+    title=str(run.protocol.get("name") or "Evaluation"),
+    lead=lead(run),
+    headline=headline(run),
+    warnings=page_numbers.warnings(run),
+    comparable=rows is not None and comparable(run, rows),
+    paper=rows,
+    ours=ours(run, rows),
+    figures=figures(run, rows),
+    numbers=table(run),
+    ranks=[(n + 1, page_numbers.nice(value)) for n, value in enumerate(ranks)] if len(ranks) > 1 else [],
+    rank_figure=page_figures.ranks(label, {label: ranks}) if len(ranks) > 1 else "",
+    label=label,
+    groups=groups,
+    item_label=page_numbers.ITEM_LABELS[run.item_key].removesuffix(", %").removesuffix(" × 100"),
+    metric=run.metric,
+    scored=len(run.scores()),
+    categories=[(c.name, f"{c.count:,}", *_cell(c.value, category_scale(run))) for c in categories],
+    category_label=category_label(run),
+    category_figure=page_figures.dots(
+      f"{category_label(run)} by category",
+      [(c.name, page_numbers.shown(c.value, category_scale(run)), 0) for c in categories[:_CATEGORIES]],
+    ) if categories else "",
+    shown_categories=_CATEGORIES,
+    command=page_data.command(run.folder, run.protocol),
+    anew=page_data.command(run.folder, run.protocol, "ANOTHER_FOLDER"),
+    operative=_text(run.folder / "operative.gin"),
+    protocol=flat(run.protocol),
+    folder=str(run.folder),
+    missing=len(album.missing),
+    nice=page_numbers.nice,
+  )
+
+
+def lead(run: Run) -> str:
+  """What was run, in two sentences."""
+  protocol, sampling = run.protocol, run.protocol["sampling"]
+  count = page_data.number(protocol["items"].get("count")) or 0
+  text = f"{TASKS.get(protocol.get('task'), 'Evaluation')}, {count:,.0f} items"
+  parts = []
+  if sampling.get("docs"):
+    parts.append(f"{sampling['docs']} retrieved document{'s' * (sampling['docs'] != 1)} each")
+  if (sampling.get("candidates") or 1) > 1:
+    parts.append(f"{sampling['candidates']} candidates, the best picked by {str(sampling.get('pick') or 'score').upper()}")
+  if sampling.get("guidance") is not None:
+    parts.append(f"guidance {sampling['guidance']:g}")
+  text += f" ({', '.join(parts)})." if parts else "."
+  return f"{text} {model_words(run)}"
+
+
+def model_words(run: Run) -> str:
+  model, index = run.protocol["model"], run.protocol.get("index")
+  text = f"Model {model.get('checkpoint') or 'without a name'}"
+  if model.get("step") is not None:
+    text += f" at step {model['step']:,}"
+  if index:
+    text += f", retrieving from {index.get('count', 0):,} documents"
+  return text + "."
+
+
+def headline(run: Run) -> dict[str, str] | None:
+  value = run.interval(run.headline)
+  if value is None:
+    return None
+  about = page_numbers.describe(run.headline)
+  text, bounds = _cell(value, about.scale)
+  return {"label": about.label, "value": text, "bounds": bounds, "meaning": about.meaning,
+          "better": {True: "lower is better", False: "higher is better", None: ""}[about.lower]}
+
+
+def comparable(run: Run, rows: paper_rows.Rows) -> bool:
+  """Whether our number may stand on one axis with the paper's."""
+  published = (run.protocol.get("network") or {}).get("published", False) if run.metric == "fid" else True
+  return run.headline == rows.key and published and rows.count in (None, run.protocol["items"].get("count"))
+
+
+def ours(run: Run, rows: paper_rows.Rows | None) -> dict[str, str] | None:
+  """Our row of the table with the paper's."""
+  value = run.interval(run.headline)
+  if rows is None or value is None:
+    return None
+  text, bounds = _cell(value, _table_scale(run, rows))
+  metric = rows.metric if comparable(run, rows) else page_numbers.describe(run.headline).label
+  docs = run.protocol["sampling"].get("docs")
+  return {"model": str(run.protocol["model"].get("checkpoint") or "this run"), "docs": "–" if docs is None else f"{docs}",
+          "metric": metric, "value": text, "bounds": bounds}
+
+
+def _table_scale(run: Run, rows: paper_rows.Rows) -> float:
+  """To the paper's unit; a number that is no mean of shares is in it already."""
+  return rows.scale if run.headline == rows.key else 1
+
+
+def figures(run: Run, rows: paper_rows.Rows | None) -> list[dict[str, str]]:
+  """Interval bars: the headline beside the paper's where that is fair, then numbers that share a unit."""
+  made = []
+  value = run.interval(run.headline)
+  if rows is not None and value is not None and comparable(run, rows):
+    theirs = [(f"{r.model}{f', {r.docs} docs' if r.docs is not None else ''}", r.value, 1) for r in rows.rows]
+    dots = [("this run", page_numbers.shown(value, _table_scale(run, rows)), 0), *theirs]
+    made.append({"title": f"{rows.metric}: this run and the paper",
+                 "svg": page_figures.dots(f"{rows.metric} beside the paper", dots),
+                 "caption": f"Blue: ours, with its 95 % interval. Orange: as printed in the {rows.source}."})
+  groups: dict[str, list[str]] = {}
+  for key in page_numbers.keys(run):
+    if not page_numbers.is_count(key):
+      groups.setdefault(page_numbers.describe(key).group or key, []).append(key)
+  for group, keys in groups.items():
+    intervals = {key: page_numbers.shown(run.interval(key), page_numbers.describe(key).scale) for key in keys}
+    if len(keys) > 1 or page_numbers.has_bounds(intervals[keys[0]]):
+      labels = {key: page_numbers.describe(key).label for key in keys}
+      title = labels[keys[0]] if len(keys) == 1 else {
+        "manifold": "Precision, recall, density, coverage", "overlap": "Overlap with people's captions",
+        "visdial": "Rank of the answers"}.get(group, group)
+      made.append({"title": title, "caption": "Dot: the number; bar: its 95 % interval." if any(
+                     map(page_numbers.has_bounds, intervals.values())) else "",
+                   "svg": page_figures.dots(f"{title} with intervals",
+                                            [(labels[key].removesuffix(" × 100"), intervals[key], 0) for key in keys])})
+  return made
+
+
+def table(run: Run) -> list[dict[str, Any]]:
+  """Every number of the result: name, meaning, value and bounds in print, key and value as in result.json."""
+  made = []
+  for key in page_numbers.keys(run):
+    about = page_numbers.describe(key)
+    value = run.interval(key)
+    count = page_numbers.is_count(key)
+    text, bounds = (f"{value.value:,g}", "") if count else _cell(value, about.scale)
+    made.append({"label": about.label, "meaning": about.meaning, "value": text, "bounds": bounds, "key": key,
+                 "arrow": "" if count or about.lower is None else "lower is better" if about.lower else "higher is better"})
+  return made
+
+
+def category_label(run: Run) -> str:
+  return page_numbers.describe(page_data.item_number(run)).label
+
+
+def category_scale(run: Run) -> float:
+  return page_numbers.describe(page_data.item_number(run)).scale
+
+
+def _cell(value: Interval, scale: float) -> tuple[str, str]:
+  value = page_numbers.shown(value, scale)
+  bounds = f"{page_numbers.nice(value.low)} … {page_numbers.nice(value.high)}" if page_numbers.has_bounds(value) else ""
+  return page_numbers.nice(value.value), bounds
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+  """(dotted field, text) of a nested protocol, in its order."""
+  if isinstance(value, dict):
+    return [row for key, inner in value.items() for row in flat(inner, f"{name}.{key}" if name else key)]
+  if isinstance(value, list):
+    return [(name, ", ".join(map(str, value)))]
+  return [(name, {None: "–", True: "yes", False: "no"}.get(value, str(value)) if value is None or value is True
+           or value is False else str(value))]
+
+
+def sweep(workdirs: Sequence[str | os.PathLike]) -> str:
+  """SVG of the headline's number over guidance.
+
+  Args:
+    workdirs: of runs that differ in guidance; the same guidance twice is drawn twice.
+
+  Raises:
+    InputError: not such folders; other numbers or no guidance in one of them.
+  """
+  return sweep_of([page_data.load(workdir, items=False) for workdir in workdirs])
+
+
+def sweep_of(runs: Sequence[Run]) -> str:
+  key = runs[0].headline
+  points = []
+  for run in runs:
+    guidance, value = page_data.number(run.protocol["sampling"].get("guidance")), run.interval(key)
+    if guidance is None or value is None:
+      raise InputError(f"{run.folder or run.protocol.get('name')}: no sampling.guidance or no {key} in it; a sweep is "
+                       "drawn over runs of one metric that each have a guidance")
+    points.append((guidance, page_numbers.shown(value, page_numbers.describe(key).scale)))
+  return page_figures.sweep(page_numbers.describe(key).label, sorted(points))
+
+
+def _text(path: Path) -> str:
+  return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

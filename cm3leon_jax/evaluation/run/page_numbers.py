@@ -1,0 +1,141 @@
+"""The numbers of a result as people read them: names, units, which way is better, and warnings."""
+
+import dataclasses
+import math
+from typing import Any
+
+from cm3leon_jax.evaluation import report_figures
+from cm3leon_jax.evaluation.bootstrap import Interval
+from cm3leon_jax.evaluation.run import paper_rows
+from cm3leon_jax.evaluation.run.page_data import number, Run
+
+FEW = 10_000  # pictures; below, the bias of a Fréchet distance is large
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+  """A key of result.json.
+
+  Attributes:
+    label: its name in print.
+    meaning: in a few words.
+    lower: lower is better; None: neither.
+    scale: what it is multiplied by on the page: COCO's tables show CIDEr × 100.
+    group: numbers of one group share a unit and a range, and a figure.
+  """
+
+  label: str
+  meaning: str = ""
+  lower: bool | None = False
+  scale: float = 1
+  group: str = ""
+
+
+_NUMBERS = {
+  "fid": Number("FID", "Fréchet distance over InceptionV3 features, as pytorch-fid computes it", True),
+  "fd_efficientnet_lite0": Number("FD (EfficientNet-Lite0)", "Fréchet distance over another network than FID's", True),
+  "kid": Number("KID", "kernel distance over the same features, unbiased", True),
+  "clip_score": Number("CLIP score", "mean cosine of prompt and picture under the run's own CLIP"),
+  "precision": Number("precision", "share of drawn pictures within the real ones", group="manifold"),
+  "recall": Number("recall", "share of real pictures within the drawn ones", group="manifold"),
+  "density": Number("density", "how densely drawn pictures lie among real ones", group="manifold"),
+  "coverage": Number("coverage", "share of real pictures with a drawn one near", group="manifold"),
+  "cider": Number("CIDEr × 100", "CIDEr-D, agreement with people's captions", scale=100),
+  "rouge_l": Number("ROUGE-L × 100", "longest common subsequence", scale=100, group="overlap"),
+  "meteor": Number("METEOR × 100", "matches by stems and synonyms", scale=100, group="overlap"),
+  "spice": Number("SPICE × 100", "agreement of scene graphs", scale=100, group="overlap"),
+  **{f"bleu_{n}": Number(f"BLEU-{n} × 100", "" if n > 1 else "overlap of word n-grams, over the whole set", scale=100,
+                         group="overlap") for n in range(1, 5)},
+  "vqa_accuracy": Number("VQA accuracy, %", "official rule: an answer counts in full when three people gave it"),
+  "accuracy": Number("accuracy", "share of questions answered right"),
+  "ndcg": Number("NDCG", "do the answers that people found relevant stand first", group="visdial"),
+  "mrr": Number("MRR", "mean of 1 ÷ rank of the true answer", group="visdial"),
+  **{f"recall_{k}": Number(f"recall@{k}", f"true answer among the first {k}", group="visdial") for k in (1, 5, 10)},
+  "mean_rank": Number("mean rank", "of the true answer among the choices", True),
+}
+_COUNTS = {"count", "share_scored", "empty_captions", "empty_references", "empty_answers", "failed"}
+ITEM_LABELS = {"clip_score": "CLIP score", "cider": "CIDEr × 100", "accuracy": "accuracy, %", "ndcg": "NDCG"}
+
+
+def describe(key: str) -> Number:
+  """A key's name and unit; an unknown one speaks for itself."""
+  return _NUMBERS.get(key) or Number(key.replace("_", " "), "", True if key.startswith("fd_") else None)
+
+
+def is_count(key: str) -> bool:
+  return key in _COUNTS
+
+
+def keys(run: Run) -> list[str]:
+  """Numbers of a result that stand in its table: the headline first; no bounds, ranks, categories or halves."""
+  found = []
+  for key, value in run.numbers.items():
+    bound = key.endswith(("_low", "_high")) and key.rpartition("_")[0] in run.numbers
+    if number(value) is not None and not bound and "_rank" not in key.replace("mean_rank", "") and "/" not in key:
+      found.append(key)
+  return sorted(found, key=lambda key: (key != run.headline, is_count(key)))
+
+
+def shown(interval: Interval, scale: float) -> Interval:
+  return Interval(*(scale * value for value in interval))
+
+
+def has_bounds(interval: Interval) -> bool:
+  return math.isfinite(interval.low) and math.isfinite(interval.high)
+
+
+def nice(value: float | None) -> str:
+  """Three figures; small ones not as a row of zeros."""
+  if value is not None and math.isfinite(value) and 0 < abs(value) < 0.0995:
+    return f"{value:.3g}".replace("-", "−") if abs(value) >= 1e-4 else f"{value:.1e}".replace("-", "−")
+  return report_figures.nice(value)
+
+
+def item_shown(metric: str, value: float) -> str:
+  """An item's own number, as on the page."""
+  if metric in ("vqa", "scienceqa"):
+    return f"{value if value > 1 else 100 * value:.0f} %"
+  return nice(100 * value) if metric == "captions" else f"{value:.3f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+  """`+1.2`, `−0.3`, `0`."""
+  text = nice(value)
+  return "+" + text if value > 0 else text
+
+
+def warnings(run: Run) -> list[str]:
+  """Why the numbers are not those of the paper, or of any other table; a sentence each."""
+  protocol, count = run.protocol, number(run.protocol["items"].get("count")) or 0
+  rows, network = paper_rows.find(protocol.get("name", "")), protocol.get("network") or {}
+  found = []
+  if run.metric == "fid":
+    if run.headline != "fid":
+      found.append(f"measured by {network.get('name') or 'another network'}, not by the InceptionV3 of FID: the two "
+                   "distances have nothing in common but the formula")
+    elif not network.get("published", False):
+      found.append("the weights of InceptionV3 are not the published file: this is not a FID to publish")
+    if count < FEW:
+      found.append(f"{count:,.0f} pictures: a Fréchet distance of fewer than {FEW:,} is biased upwards")
+  if rows and rows.count and count != rows.count:
+    found.append(f"{count:,.0f} items, where the paper has {rows.count:,}")
+  if rows and rows.docs is not None and protocol["sampling"].get("docs") not in (None, rows.docs):
+    found.append(f"{protocol['sampling']['docs']} documents were retrieved, where the paper's row has {rows.docs}")
+  share = number(run.numbers.get("share_scored"))
+  if share is not None and share < 1:
+    found.append(f"only {100 * share:.1f} % of the items have an answer")
+  unscored = len(run.items) - len(run.scores())
+  if unscored:
+    found.append(f"{unscored:,} item{'s' * (unscored != 1)} without a number of its own")
+  if run.metric == "captions" and protocol.get("tokenizer") == "rules":
+    found.append("tokens by rules after PTBTokenizer (99.98 % of COCO's captions alike), not by Stanford's program itself")
+  for note in _texts(run.numbers.get("note")):
+    if note not in found:
+      found.append(note)
+  return found
+
+
+def _texts(value: Any) -> list[str]:
+  if isinstance(value, str):
+    return [value] if value else []
+  return [str(v) for v in value] if isinstance(value, list) else []
