@@ -13,7 +13,7 @@ from cm3leon_jax.evaluation import captions, files
 
 FORMAT = 1
 FILE = "protocol.json"
-MODEL_FIELDS = ("name", "about", "model", "index", "excluded")  # may differ between results that are compared
+MODEL_FIELDS = ("name", "model", "index", "excluded")  # may differ between results that are compared
 
 # metric → the task that makes what it scores
 TASKS = {"fid": "text_to_image", "captions": "image_to_text", "vqa": "vqa", "scienceqa": "vqa", "visdial": "vqa"}
@@ -29,7 +29,6 @@ class Protocol:
     name: of the protocol, e.g. `coco_30k_docs2`.
     metric: `fid` (text → image), `captions`, `vqa`, `scienceqa` or `visdial`.
     items: what a reader of `datasets/` gave.
-    about: where they come from, in words, for people who compare results.
     sampling: how tokens are drawn.
     docs: K, documents retrieved for each item.
     candidates: samples an item; pictures are ordered by CLIP, and each rank is scored.
@@ -48,7 +47,6 @@ class Protocol:
   name: str
   metric: str
   items: Sequence[Item]
-  about: str = ""
   sampling: Sampling = Sampling()
   docs: int = 0
   candidates: int = 1
@@ -71,12 +69,12 @@ class Protocol:
       raise InputError("Protocol.network is not set: give pytorch-fid's weight file (the number is then FID), or "
                        "efficientnet-lite0, as --gin.Protocol.network=FILE")
     if self.limit:
-      object.__setattr__(self, "items", list(self.items)[:self.limit])
+      object.__setattr__(self, "items", self.items[:self.limit])
     if not self.items:
       raise InputError(f"Protocol.items of {self.name} is empty")
     ids = [item.id for item in self.items]
     files.check_unique(ids, f"Protocol.items of {self.name}", "id")
-    needs = {"fid": ("text", "image"), "captions": ("image", "references")}.get(self.metric, ("text",))
+    needs = {"fid": ("text", "image"), "captions": ("image",)}.get(self.metric, ("text",))
     for field in needs:
       bare = [item.id for item in self.items if getattr(item, field) is None or not len(getattr(item, field))]
       if bare:

@@ -62,16 +62,26 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, inde
     return {}
   rows = _wait(workdir, len(protocol.items), processes)
   good, counts = score.complete(rows, protocol.items, allow_missing)
-  numbers, per_item = {
-      "fid": functools.partial(score.pictures, workdir, network=network, encoder=encoder),
-      "captions": functools.partial(score.texts, tokenizer=protocol.tokenizer),
-      "vqa": score.answers, "scienceqa": score.science,
-      "visdial": functools.partial(score.dialogues, items=protocol.items)}[protocol.metric](rows=good)
+  score.write_predictions(workdir, protocol.metric, protocol.items, good)
+  numbers, per_item, notes = {}, {}, list(protocol.items.warnings)
+  if protocol.metric != "fid" and not any(row["references"] for row in good):
+    notes.append(f"these items have no answers: hand in {workdir / score.PREDICTIONS} where the set's makers score it")
+  else:
+    numbers, per_item = _scorers(workdir, protocol, network, encoder)[protocol.metric](rows=good)
   score.write_per_item(workdir, good, per_item)
-  result = {**numbers, **counts}
+  notes += [numbers.pop("note")] if "note" in numbers else []
+  result = {**numbers, **counts, **({"note": "; ".join(notes)} if notes else {})}
   files.write_json(workdir / RESULT, {**result, "protocol": description})
   print(f"{page.write(workdir)}", file=sys.stderr)
   return result
+
+
+def _scorers(workdir: Path, protocol: Protocol, network, encoder) -> dict:
+  return {
+      "fid": functools.partial(score.pictures, workdir, network=network, encoder=encoder),
+      "captions": functools.partial(score.texts, tokenizer=protocol.tokenizer),
+      "vqa": score.answers, "scienceqa": score.science,
+      "visdial": functools.partial(score.dialogues, items=protocol.items)}
 
 
 def describe(protocol: Protocol, model: api.Model, about: Mapping, network, encoder, excluded) -> dict:
@@ -85,9 +95,9 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
     index = {"hash": manifest.hash_file(found.folder / manifest.FILE_NAME), "count": len(found.index)}
   sampling = dataclasses.asdict(protocol.sampling)
   return {
-      "format": protocols.FORMAT, "name": protocol.name, "about": protocol.about, "task": protocol.task,
+      "format": protocols.FORMAT, "name": protocol.name, "task": protocol.task,
       "metric": protocol.metric,
-      "items": {"count": len(protocol.items), "hash": items_lib.digest(protocol.items)},
+      "items": protocol.items.about(),
       "reference": {"preprocessing": how[protocol.reference]} if protocol.metric == "fid" else None,
       "sampling": {"docs": protocol.docs, "candidates": protocol.candidates, "seed": protocol.seed,
                    "pick": "clip" if protocol.metric == "fid" else "log-probability", **sampling},

@@ -3,18 +3,19 @@
 import json
 from pathlib import Path
 import sys
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from cm3leon_jax.datasets.items import Item
+from cm3leon_jax.datasets.items import Item, Items
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import bootstrap, captions, clip_score, fid, images, multiple_choice, ptb, visdial, vqa
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 from cm3leon_jax.evaluation.run.generate import PICTURES
 
 PER_ITEM = "per_item.jsonl"
+PREDICTIONS = "predictions.json"
 Rows = Sequence[Mapping[str, Any]]
 Scores = tuple[dict, dict[str, np.ndarray]]  # flat numbers; and number of each item, float64[N]
 
@@ -132,6 +133,22 @@ def by_category(rows: Rows, scores: np.ndarray) -> dict[str, float]:
   return {f"category/{name}": float(scores[names == name].mean()) for name in np.unique(names) if name}
 
 
+def write_predictions(workdir: Path, metric: str, items: Items, rows: Rows) -> None:
+  """W/predictions.json in the form that the sets' own scripts and servers read; none for pictures."""
+  key = "image" if items.name.startswith("vizwiz") else "question_id"
+  best = lambda row: row["candidates"][0]["text"]
+  forms = {
+      "captions": lambda row: {"image_id": row["id"], "caption": best(row)},
+      "vqa": lambda row: {key: row["id"], "answer": best(row)},
+      "scienceqa": lambda row: {"question_id": row["id"], "answer": best(row)},
+      "visdial": lambda row: {"image_id": row["image_id"], "round_id": int(str(row["id"]).rpartition("_")[2]),
+                              "ranks": visdial.ranks(np.array(row["choice_log_probs"])).tolist()}}
+  if metric in forms:
+    temporary = workdir / (PREDICTIONS + ".partial")
+    temporary.write_text(json.dumps([forms[metric](row) for row in rows], ensure_ascii=False), encoding="utf-8")
+    temporary.replace(workdir / PREDICTIONS)
+
+
 def write_per_item(workdir: Path, rows: Rows, numbers: Mapping[str, np.ndarray]) -> None:
   """One line an item: number, id, category and its numbers."""
   temporary = workdir / (PER_ITEM + ".partial")
@@ -140,6 +157,3 @@ def write_per_item(workdir: Path, rows: Rows, numbers: Mapping[str, np.ndarray])
       own = {name: float(values[at]) for name, values in numbers.items()}
       file.write(json.dumps({"number": row["number"], "id": row["id"], "category": row["category"], **own}) + "\n")
   temporary.replace(workdir / PER_ITEM)
-
-
-SCORERS: dict[str, Callable] = {"captions": texts, "vqa": answers, "scienceqa": science, "visdial": dialogues}
