@@ -5,6 +5,7 @@ into m + 1 bands, one band that is equal, so only pairs with an equal band are c
 """
 
 import hashlib
+from typing import Iterable
 
 import numpy as np
 from PIL import Image
@@ -24,8 +25,8 @@ def digest(array: np.ndarray) -> bytes:
   return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()[:DIGEST]
 
 
-def perceptual(images: np.ndarray) -> np.ndarray:
-  """uint8[N, H, W, 3] → uint64[N]: pHash, bit for bit `imagehash.phash`'s, the whole batch in one transform.
+def perceptual(images: Iterable[np.ndarray]) -> np.ndarray:
+  """N pictures uint8[H, W, 3] of any sizes → uint64[N]: pHash, bit for bit `imagehash.phash`'s, the whole batch in one transform.
 
   Which of the lowest 8 × 8 frequencies of 32 × 32 grey pixels exceed their median. A copy at another size, lightly
   compressed or retouched differs in a few of the 64 bits; unrelated photographs in about 32.
