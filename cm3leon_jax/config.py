@@ -33,6 +33,20 @@ BINDABLE = {
     "Sampling": "cm3leon_jax.decoding.rules:Sampling",
     "Protocol": "cm3leon_jax.evaluation.run.protocol:Protocol",
     "train": "cm3leon_jax.train:train",
+    # Official evaluation sets (docs/evaluation_sets.md); each gives a list of items.
+    "CocoCaptions": "cm3leon_jax.datasets.official.coco:coco_captions",
+    "CocoPrompts": "cm3leon_jax.datasets.official.coco:coco_prompts",
+    "CocoKarpathy": "cm3leon_jax.datasets.official.karpathy:coco_karpathy",
+    "CocoKarpathyPrompts": "cm3leon_jax.datasets.official.karpathy:coco_karpathy_prompts",
+    "Flickr30k": "cm3leon_jax.datasets.official.karpathy:flickr30k",
+    "Flickr30kPrompts": "cm3leon_jax.datasets.official.karpathy:flickr30k_prompts",
+    "VQA2": "cm3leon_jax.datasets.official.vqa:vqa2",
+    "OKVQA": "cm3leon_jax.datasets.official.vqa:okvqa",
+    "VizWiz": "cm3leon_jax.datasets.official.vizwiz:vizwiz",
+    "ScienceQA": "cm3leon_jax.datasets.official.scienceqa:scienceqa",
+    "VisDial": "cm3leon_jax.datasets.official.visdial:visdial",
+    "ImageParagraph": "cm3leon_jax.datasets.official.paragraphs:image_paragraph",
+    "DemoHeldOut": "cm3leon_jax.datasets.official.demo:demo_heldout",
 }
 
 
