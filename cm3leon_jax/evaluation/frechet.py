@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 _EPS = np.finfo(np.float64).eps
+_ROWS = 4096  # in float64 at once
 
 
 @dataclasses.dataclass
@@ -59,11 +60,12 @@ class Moments:
     return self.scatter / (self.count - 1)
 
 
-def moments_of(features: np.ndarray) -> Moments:
-  """Moments of features [N, D], a few thousand rows in float64 at a time."""
+def moments_of(features: np.ndarray, rows: np.ndarray | None = None) -> Moments:
+  """Moments of features [N, D], or of some rows of them, a few thousand in float64 at a time."""
   moments = Moments(features.shape[1])
-  for start in range(0, len(features), 4096):
-    moments.update(features[start:start + 4096])
+  for start in range(0, len(features if rows is None else rows), _ROWS):
+    some = slice(start, start + _ROWS)
+    moments.update(features[some] if rows is None else features[rows[some]])
   return moments
 
 
@@ -73,17 +75,37 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
   Raises:
     ValueError: shapes do not fit, or a value is not finite.
   """
-  mu1, mu2 = (np.asarray(m, np.float64).reshape(-1) for m in (mu1, mu2))
-  sigma1, sigma2 = (np.asarray(s, np.float64) for s in (sigma1, sigma2))
-  if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape or sigma1.shape != (len(mu1),) * 2:
-    raise ValueError(f"means {mu1.shape}, {mu2.shape} and covariances {sigma1.shape}, {sigma2.shape} do not fit")
-  if not all(np.isfinite(x).all() for x in (mu1, mu2, sigma1, sigma2)):
+  return Gaussian(mu1, sigma1).distance(mu2, sigma2)
+
+
+class Gaussian:
+  """One side of distances to several others: its root is taken once."""
+
+  def __init__(self, mu: np.ndarray, sigma: np.ndarray):
+    """Mean [D] and covariance [D, D]; raises ValueError as `frechet_distance`."""
+    self._mu, sigma = _checked(mu, sigma)
+    self._trace = np.trace(sigma)
+    self._root = _root(sigma)
+
+  def distance(self, mu: np.ndarray, sigma: np.ndarray) -> float:
+    """To another mean [D] and covariance [D, D]; raises ValueError as `frechet_distance`."""
+    mu, sigma = _checked(mu, sigma)
+    if mu.shape != self._mu.shape:
+      raise ValueError(f"means {self._mu.shape} and {mu.shape} do not fit")
+    root = self._root
+    inner = np.linalg.eigvalsh(_symmetric(root.T @ sigma @ root)) if root.size else np.zeros(1)
+    inner = np.where(inner > max(inner[-1], 0) * len(inner) * _EPS, inner, 0)  # the rest is rounding noise around zero
+    delta = self._mu - mu
+    return float(delta @ delta + self._trace + np.trace(sigma) - 2 * np.sqrt(inner).sum())
+
+
+def _checked(mu: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  mu, sigma = np.asarray(mu, np.float64).reshape(-1), np.asarray(sigma, np.float64)
+  if sigma.shape != (len(mu),) * 2:
+    raise ValueError(f"mean {mu.shape} and covariance {sigma.shape} do not fit")
+  if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
     raise ValueError("a mean or covariance holds NaN or infinity")
-  root = _root(_symmetric(sigma1))
-  inner = np.linalg.eigvalsh(_symmetric(root.T @ _symmetric(sigma2) @ root)) if root.size else np.zeros(1)
-  inner = np.where(inner > max(inner[-1], 0) * len(inner) * _EPS, inner, 0)  # the rest is rounding noise around zero
-  delta = mu1 - mu2
-  return float(delta @ delta + np.trace(sigma1) + np.trace(sigma2) - 2 * np.sqrt(inner).sum())
+  return mu, _symmetric(sigma)
 
 
 def _root(sigma: np.ndarray) -> np.ndarray:
@@ -134,10 +156,15 @@ class Rows:
     return float(delta @ delta + trace_a + trace_b - 2 * nuclear)
 
 
+def by_rows(first: np.ndarray, second: np.ndarray) -> bool:
+  """Whether `Rows` is the cheaper route between features [n, D] and [m, D]."""
+  return max(len(first), len(second)) <= first.shape[1]
+
+
 def frechet_from_features(first: np.ndarray, second: np.ndarray) -> float:
   """Distance between features [n, D] and [m, D], by the cheaper of the two routes."""
   first, second = np.asarray(first), np.asarray(second)
-  if max(len(first), len(second)) <= first.shape[1]:
+  if by_rows(first, second):
     return Rows(first, second).distance()
   a, b = moments_of(first), moments_of(second)
   return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)

@@ -13,7 +13,10 @@ _BLOCK = 2048  # rows of the kernel matrix held at once
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return (x @ y.T / x.shape[1] + 1) ** 3
+  k = x @ y.T
+  k /= x.shape[1]
+  k += 1
+  return k * k * k  # several times faster than k ** 3
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
@@ -23,13 +26,15 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
 
 def _within(x: np.ndarray) -> float:
   """Mean kernel over pairs of different rows."""
-  diagonal = (((x * x).sum(axis=1) / x.shape[1] + 1) ** 3).sum()
-  return (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
+  total = 0.0
+  for i in range(0, len(x), _BLOCK):
+    block = _kernel(x[i:i + _BLOCK], x[i:i + _BLOCK])
+    total += block.sum() - np.trace(block) + 2 * _kernel_sum(x[i:i + _BLOCK], x[i + _BLOCK:])
+  return total / (len(x) * (len(x) - 1))
 
 
 def kid(first: np.ndarray, second: np.ndarray) -> float:
-  """Between features [n, D] and [m, D]; n, m ≥ 2. Float64."""
-  first, second = (np.asarray(x, np.float64) for x in (first, second))
+  """Between features [n, D] and [m, D] of any float type; n, m ≥ 2. Float64, 10,000 rows at a time."""
   if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
     raise ValueError(f"features must be [n ≥ 2, D] of one D, got {first.shape} and {second.shape}")
   parts = min(-(-max(len(first), len(second)) // _MOST), min(len(first), len(second)) // 2)
@@ -41,6 +46,7 @@ def kid(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _unbiased(first: np.ndarray, second: np.ndarray) -> float:
+  first, second = (np.asarray(x, np.float64) for x in (first, second))
   return _within(first) + _within(second) - 2 * _kernel_sum(first, second) / (len(first) * len(second))
 
 

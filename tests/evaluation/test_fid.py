@@ -15,6 +15,11 @@ from cm3leon_jax.evaluation.networks import efficientnet_lite0
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+  monkeypatch.setenv("CM3LEON_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def features(seed, count=40, dim=12):
   return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32) + seed
 
@@ -109,14 +114,14 @@ def small_network():
     (lambda d: [(d / f"00{i}.png").unlink() for i in (0, 1)], r"good: 1 picture; a covariance needs"),
 ])
 def test_bad_pictures_are_named(monkeypatch, pictures, spoil, says):
-  monkeypatch.setattr(fid, "network", lambda weights: small_network())
+  monkeypatch.setattr(fid, "network", lambda weights, variant: small_network())
   spoil(pictures)
   with pytest.raises(InputError, match=says):
     fid.evaluate_fid(pictures, pictures)
 
 
 def test_pictures_of_other_modes_are_read_as_rgb(monkeypatch, tmp_path, pictures):
-  monkeypatch.setattr(fid, "network", lambda weights: small_network())
+  monkeypatch.setattr(fid, "network", lambda weights, variant: small_network())
   (tmp_path / "grey").mkdir()
   for i in range(3):
     Image.new("L", (8, 8), 10).save(tmp_path / "grey" / f"{i}.jpg")
@@ -133,3 +138,114 @@ def test_bad_paths_and_weights(tmp_path, pictures):
   (tmp_path / "x.txt").write_text("")
   with pytest.raises(InputError, match="neither a folder of pictures nor an .npz"):
     fid.evaluate_fid(tmp_path / "x.txt", tmp_path / "x.txt")
+
+
+def save(path, **arrays):
+  np.savez(path, **arrays)
+  return path
+
+
+def test_an_interval_holds_the_distance_and_narrows_with_more_pictures():
+  widths = []
+  for count in (100, 1600):
+    result = fid.compare(fid.Side(features(0, count)), fid.Side(features(1, count)))
+    assert result["fid_low"] < result["fid"] < result["fid_high"]
+    widths.append(result["fid_high"] - result["fid_low"])
+  assert widths[1] < widths[0] / 2  # as 1/√N: a quarter
+
+
+def test_an_interval_is_as_wide_as_the_distance_varies():
+  distances, widths = [], []
+  for seed in range(60):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(300, 6)), rng.normal(size=(300, 6)) + 1
+    distances.append(fid.distance(fid.Side(a), fid.Side(b)))
+    if seed < 5:
+      found = fid.interval(fid.Side(a), fid.Side(b), distances[-1])
+      widths.append(found.high - found.low)
+  assert np.mean(widths) == pytest.approx(3.92 * np.std(distances), rel=0.35)  # ± 1.96 σ
+
+
+def test_an_interval_against_a_mean_and_covariance(tmp_path):
+  a, b = features(0), features(1)
+  moments = save(tmp_path / "b.npz", mu=b.mean(0, dtype=np.float64), sigma=np.cov(b, rowvar=False))
+  for paths in [(save(tmp_path / "a.npz", features=a), moments), (moments, tmp_path / "a.npz")]:
+    result = fid.evaluate_fid(*paths)
+    assert result["fid_low"] < result["fid"] < result["fid_high"]
+  assert not {"fid_low", "precision"} & fid.evaluate_fid(moments, moments).keys()
+
+
+@pytest.mark.parametrize("dim", [4, 600])  # below and above the number of rows: both routes
+def test_many_rows_of_one_side_against_all_of_the_other(dim):
+  a, b = features(0, 200, dim), features(1, 150, dim)
+  rows = np.arange(0, 200, 3)
+  for second in (fid.Side(b), fid.Side(None, b.mean(0, dtype=np.float64), np.cov(b, rowvar=False))):
+    expected = frechet.frechet_from_features(a[rows], b)
+    assert fid._distances(fid.Side(a), second)(rows, None) == pytest.approx(expected, rel=1e-5)
+
+
+def test_infinity_takes_the_bias_away():
+  rng = np.random.default_rng(0)
+  reference = rng.normal(size=(20_000, 32))
+  second, true = fid.Side(None, reference.mean(0), np.cov(reference, rowvar=False)), 32 * 0.1**2
+  sides = [fid.Side(rng.normal(size=(600, 32)) + 0.1) for _ in range(20)]
+  found = [fid.infinity(side, second) for side in sides]
+  bias = np.mean([fid.distance(side, second) for side in sides]) - true
+  assert abs(np.mean([f.value for f in found]) - true) < bias / 3
+  assert np.mean([f.slope for f in found]) / 600 == pytest.approx(bias, rel=0.3)
+  assert fid.infinity(sides[0], second) == found[0], "seeded"
+
+
+def test_infinity_and_nearest_k_ask_for_what_is_there(tmp_path):
+  a = save(tmp_path / "a.npz", features=features(0))
+  b = save(tmp_path / "b.npz", mu=np.zeros(12), sigma=np.eye(12))
+  with pytest.raises(InputError, match="--infinity needs the pictures or the features of the generated"):
+    fid.evaluate_fid(b, a, extrapolate=True)
+  assert "fid_infinity" in fid.evaluate_fid(a, b, extrapolate=True)
+  with pytest.raises(InputError, match="--nearest_k=0: must be 1 or more"):
+    fid.evaluate_fid(a, a, nearest_k=0)
+  assert "precision" not in fid.evaluate_fid(a, a, nearest_k=40), "40 rows have no 40th neighbour"
+
+
+def test_fewer_pictures_and_copies_are_noted(monkeypatch, tmp_path, pictures):
+  monkeypatch.setattr(fid, "network", lambda weights, variant: small_network())
+  rng = np.random.default_rng(0)
+  many = folder(tmp_path / "many", rng.integers(0, 255, (9, 8, 8, 3), np.uint8))
+  result = fid.evaluate_fid(pictures, many)
+  assert result["generated_duplicates"] == 2  # three black pictures
+  assert "fewer pictures (3) than references (9)" in result["note"] and "2 generated pictures are copies" in result["note"]
+  again = fid.evaluate_fid(many, pictures)
+  assert again["generated_duplicates"] == 0 and "fewer" not in again["note"] and "copies" not in again["note"]
+
+
+def test_a_variant_is_of_inception_v3(pictures):
+  with pytest.raises(InputError, match="--variant=clean is of InceptionV3"):
+    fid.evaluate_fid(pictures, pictures, "efficientnet-lite0", variant="clean")
+  with pytest.raises(InputError, match="--variant=tf: must be one of"):
+    fid.evaluate_fid(pictures, pictures, "efficientnet-lite0", variant="tf")
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+  """60,000 rows of 256 (61 MB on disk, 123 MB in float64): the process must not hold them."""
+  out = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (60_000, 256))
+  for start in range(0, len(out), 1000):
+    out[start:start + 1000] = np.random.default_rng(start).normal(size=(1000, 256))
+  del out
+  code = """if 1:
+    import resource, sys, numpy as np
+    from cm3leon_jax.evaluation import fid
+    x = np.load(sys.argv[1], mmap_mode="r")
+    private = lambda: int(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("RssAnon")))
+    def peak(rows):
+      seen = []
+      moments = fid.frechet.Moments.update
+      fid.frechet.Moments.update = lambda self, f: (moments(self, f), seen.append(private()))
+      fid.distance(fid.Side(x[:rows]), fid.Side(x[-rows:]))
+      fid.frechet.Moments.update = moments
+      return max(seen)
+    peak(5000)
+    print(peak(10_000), peak(60_000))
+  """
+  done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy")], capture_output=True, text=True, check=True)
+  few, many = map(int, done.stdout.split())
+  assert many - few < 20_000, f"{few} and {many} KiB"

@@ -1,6 +1,8 @@
 """A frozen feature network: pictures in, one vector each out, in jitted batches of one size."""
 
+import concurrent.futures
 import dataclasses
+import functools
 from typing import Any, Callable, Mapping
 
 import jax
@@ -24,6 +26,7 @@ class FeatureNetwork:
     params: pytree.
     function: (params, float32[B, H, W, 3] in 0..255) → float32[B, D]; jitted here. One object per network,
       so that loading twice compiles once.
+    resize: uint8[H, W, 3] → float32[H', W', 3], done to each picture on the host first; None for nothing.
   """
   name: str
   key: str
@@ -33,6 +36,7 @@ class FeatureNetwork:
   preprocessing: str
   params: Any = dataclasses.field(repr=False)
   function: Callable[[Any, jax.Array], jax.Array] = dataclasses.field(repr=False)
+  resize: Callable[[np.ndarray], np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
     object.__setattr__(self, "params", jax.device_put(self.params))
@@ -52,12 +56,18 @@ class FeatureNetwork:
     size = min(BATCH, 1 << max(len(images) - 1, 0).bit_length())  # a few pictures need no large batch
     for start in range(0, len(images), size):
       batch = images[start:start + size]
-      padded = np.zeros((size,) + images.shape[1:], np.float32)
+      batch = batch if self.resize is None else np.stack(list(_threads().map(self.resize, batch)))
+      padded = np.zeros((size,) + batch.shape[1:], np.float32)
       padded[:len(batch)] = batch
       previous, pending = pending, (start, len(batch), self._jitted(self.params, padded))
       _store(out, previous)
     _store(out, pending)
     return out
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+  return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="resize")
 
 
 def _store(out: np.ndarray, pending) -> None:

@@ -5,6 +5,10 @@ pictures as x / 255, bilinear to 299 px without antialiasing, 2x − 1; average 
 not count the padding; a max pool in the last block's pool branch; BatchNorm ε 1e-3. The
 weights are its file `pt_inception-2015-12-05-6726825d.pth`, whose tensor names the modules
 here carry. Inference only, so each BatchNorm is folded into the convolution before it.
+
+With `clean`, the same network and weights behind the resize of clean-fid (Parmar et al. 2022): each channel as float32,
+PIL's bicubic (which antialiases) to 299 px, clipped to 0..255 and not rounded; then (x − 128) / 128. clean-fid
+itself runs NVIDIA's TorchScript copy of the TensorFlow weights that pytorch-fid ported.
 """
 
 import os
@@ -14,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from cm3leon_jax import manifest
 from cm3leon_jax.errors import InputError
@@ -22,6 +27,8 @@ from cm3leon_jax.evaluation.networks.features import FeatureNetwork, check_shape
 
 NAME = "FID (InceptionV3, pytorch-fid)"
 KEY = "fid"
+CLEAN_NAME = "Clean-FID (InceptionV3, weights of pytorch-fid, resize of clean-fid)"
+CLEAN_KEY = "clean_fid"
 DIM = 2048
 SIZE = 299
 PUBLISHED = "6726825d"  # SHA-256 of the published file begins with this
@@ -156,8 +163,20 @@ def features_of(params: Any, images: jax.Array) -> jax.Array:
   return InceptionV3().apply({"params": params}, preprocess(images))
 
 
-def load(path: str | os.PathLike) -> FeatureNetwork:
-  """The network with pytorch-fid's weight file.
+def clean_resize(image: np.ndarray) -> np.ndarray:
+  """uint8[H, W, 3] → float32[299, 299, 3] in 0..255, as clean-fid: channel by channel, not rounded."""
+  channels = [Image.fromarray(image[:, :, i].astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+              for i in range(3)]
+  return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)
+
+
+def clean_features_of(params: Any, images: jax.Array) -> jax.Array:
+  """float32[B, 299, 299, 3] in 0..255 → float32[B, 2048]."""
+  return InceptionV3().apply({"params": params}, (images - 128.0) / 128.0)
+
+
+def load(path: str | os.PathLike, clean: bool = False) -> FeatureNetwork:
+  """The network with pytorch-fid's weight file; `clean`: behind clean-fid's resize.
 
   Raises:
     InputError: no such file, or another network's weights.
@@ -175,7 +194,10 @@ def load(path: str | os.PathLike) -> FeatureNetwork:
   if wrong:
     raise InputError(f"{wrong}: not pytorch-fid's InceptionV3")
   weights_hash = manifest.hash_file(path)
-  return FeatureNetwork(
-      name=NAME, key=KEY, dim=DIM, weights_hash=weights_hash, published=weights_hash.startswith(PUBLISHED),
-      preprocessing=f"x / 255, bilinear without antialias to {SIZE} px, 2x - 1", params=params,
-      function=features_of)
+  shared = dict(dim=DIM, weights_hash=weights_hash, published=weights_hash.startswith(PUBLISHED), params=params)
+  if clean:
+    return FeatureNetwork(
+        name=CLEAN_NAME, key=CLEAN_KEY, preprocessing=f"each channel in float32, PIL bicubic to {SIZE} px, clipped, "
+        "(x - 128) / 128", function=clean_features_of, resize=clean_resize, **shared)
+  return FeatureNetwork(name=NAME, key=KEY, preprocessing=f"x / 255, bilinear without antialias to {SIZE} px, 2x - 1",
+                        function=features_of, **shared)
