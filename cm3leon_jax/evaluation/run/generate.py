@@ -82,17 +82,18 @@ def _cut_half_line(path: Path) -> None:
 
 def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, numbers: list[int]) -> Iterator[dict]:
   """A line for each number, in the order in which they finish; a bad item alone fails, and its line says why."""
-  jobs, kept = [], []
+  jobs, kept, cuts = [], [], []
   for number in numbers:
     item = protocol.items[number]
     try:
-      jobs.append(_job(protocol, model, item, number))
-      kept.append(number)
+      job, cut = _job(protocol, model, item, number)
     except InputError as error:
       yield {**_head(protocol, number), "error": str(error), "candidates": []}
+    else:
+      jobs, kept, cuts = [*jobs, job], [*kept, number], [*cuts, cut]
   if protocol.metric == "visdial":
-    for number, job in zip(kept, jobs):
-      yield {**_head(protocol, number), "prompt": job.text, "candidates": [], "retrieved": [],
+    for number, job, cut in zip(kept, jobs, cuts):
+      yield {**_head(protocol, number), "cut": cut, "prompt": job.text, "candidates": [], "retrieved": [],
              "given": _given(workdir, number, job), "choice_log_probs": _ranked(protocol, model, job, number)}
     return
   for at, results in model.run(jobs):
@@ -103,7 +104,7 @@ def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, 
       real = f"{number:06d}_real.png"
       reference = squared(protocol.items[number].image, model.image.image_size, protocol.reference)
       Image.fromarray(reference).save(workdir / PICTURES / real)
-    yield {**row, **_head(protocol, number), "real": real}
+    yield {**row, **_head(protocol, number), "cut": cuts[at], "real": real}
 
 
 def _head(protocol: Protocol, number: int) -> dict:
@@ -125,16 +126,18 @@ def _given(workdir: Path, number: int, job: api.Job) -> str:
   return name
 
 
-def _job(protocol: Protocol, model: api.Model, item: Item, number: int) -> api.Job:
+def _job(protocol: Protocol, model: api.Model, item: Item, number: int) -> tuple[api.Job, bool]:
+  """The item's job, and whether its text was cut to fit."""
   settings = {"docs": protocol.docs, "candidates": protocol.candidates, "seed": protocol.seed + number,
               "sampling": protocol.sampling}
+  length = lambda text: len(model.text.encode(text))
   if protocol.metric == "fid":
-    return model.job("text_to_image", text=item.text, **settings)
+    return model.job("text_to_image", text=item.text, **settings), False
   if protocol.metric == "captions":
-    return model.job("image_to_text", text=protocol.query or api.CAPTION_QUERY, image=item.image, **settings)
+    return model.job("image_to_text", text=protocol.query or api.CAPTION_QUERY, image=item.image, **settings), False
   image = item.image if item.image is not None else white(model.image.image_size)
-  before = wording.before(protocol.metric, item, room=wording.room(model), length=lambda t: len(model.text.encode(t)))
-  return model.job("image_to_text", text=before, image=image, **settings)
+  words, cut = wording.before(protocol.metric, item, wording.room(model), length)
+  return model.job("image_to_text", text=words, image=image, **settings), cut
 
 
 def white(size: int) -> np.ndarray:

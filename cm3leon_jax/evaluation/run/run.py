@@ -62,8 +62,11 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, inde
     return {}
   rows = _wait(workdir, len(protocol.items), processes)
   good, counts = score.complete(rows, protocol.items, allow_missing)
-  score.write_predictions(workdir, protocol.metric, protocol.items, good)
   numbers, per_item, notes = {}, {}, list(protocol.items.warnings)
+  cut = sum(row["cut"] for row in good)
+  if cut:
+    notes.append(f"{cut} questions were cut to the model's {model.layout.text_tokens} text tokens")
+  score.write_predictions(workdir, protocol.metric, protocol.items, good)
   if protocol.metric != "fid" and not any(row["references"] for row in good):
     notes.append(f"these items have no answers: hand in {workdir / score.PREDICTIONS} where the set's makers score it")
   else:

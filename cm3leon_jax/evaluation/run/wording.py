@@ -1,6 +1,7 @@
 """How a question is put to the model: the words before the hole that it fills in (paper Table 5).
 
-Where a dialogue or a hint is too long for the slot, it is cut at its beginning: the question itself stays.
+Where a dialogue or a hint is too long for the slot, it is cut at its beginning, so that the question stays;
+where the question alone is too long, it is cut at its beginning too.
 """
 
 from typing import Callable
@@ -23,8 +24,8 @@ def options(choices) -> str:
   return " ".join(f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices))
 
 
-def before(metric: str, item: Item, room: int, length: Callable[[str], int]) -> str:
-  """The words before the answer.
+def before(metric: str, item: Item, room: int, length: Callable[[str], int]) -> tuple[str, bool]:
+  """The words before the answer, and whether some had to go.
 
   Args:
     metric: `vqa`, `scienceqa` or `visdial`.
@@ -33,15 +34,23 @@ def before(metric: str, item: Item, room: int, length: Callable[[str], int]) -> 
     length: text → tokens.
   """
   template = {"vqa": VQA, "scienceqa": SCIENCEQA, "visdial": VISDIAL}[metric]
-  words = item.context.split()
   put = lambda context: template.format(question=item.text, context=context, options=options(item.choices)).strip()
-  if length(put(item.context)) <= room:
-    return put(item.context)
-  low, high = 0, len(words)  # the smallest number of words to drop, by halving
+  whole = put(item.context)
+  if length(whole) <= room:
+    return whole, False
+  if length(put("")) <= room:
+    return put(_end(item.context, lambda words: length(put(words)) <= room)), True
+  return _end(put(""), lambda words: length(words) <= room), True
+
+
+def _end(text: str, fits: Callable[[str], bool]) -> str:
+  """The longest run of words at the end of `text` that fits."""
+  words = text.split()
+  low, high = 0, len(words)  # how many to drop, by halving
   while low < high:
     middle = (low + high) // 2
-    if length(put(" ".join(words[middle:]))) <= room:
+    if fits(" ".join(words[middle:])):
       high = middle
     else:
       low = middle + 1
-  return put(" ".join(words[low:]))
+  return " ".join(words[low:])
