@@ -1,7 +1,7 @@
 """Writes golden/features.npz and golden/ptb.json with the reference packages; run by hand.
 
     pip install torch==2.13.0 efficientnet-lite-pytorch==0.1.0 pytorch-fid==0.3.0 pycocoevalcap==1.2
-    pip install --no-deps torchvision==0.28.0
+    pip install --no-deps torchvision==0.28.0 clean-fid==0.1.35
     python tests/evaluation/make_goldens.py
 
 With the CPU build of torch, torchvision cannot load its compiled operators and refuses to be imported; InceptionV3
@@ -13,6 +13,7 @@ import inspect
 import json
 from pathlib import Path
 
+import cleanfid.resize
 import efficientnet_lite_pytorch
 import numpy as np
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
@@ -57,6 +58,9 @@ def main():
     features = {f"efficientnet_{size}": efficientnet_features(public_weights.pictures(2, size)) for size in (64, 300)}
     model = inception_network()
     features |= {f"inception_{size}": inception_features(model, public_weights.pictures(2, size)) for size in (64, 320)}
+  for size in (64, 320):
+    resized = cleanfid.resize.build_resizer("clean")(public_weights.pictures(2, size)[0][:, :size - 7])
+    features[f"clean_resize_{size}"] = resized[::23, ::23]
   np.savez_compressed(GOLDEN / "features.npz", **features)
   captions = (GOLDEN / "captions.txt").read_text(encoding="utf-8").splitlines()
   tokens = PTBTokenizer().tokenize({i: [{"caption": caption}] for i, caption in enumerate(captions + ["end"])})

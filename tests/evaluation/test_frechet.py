@@ -12,14 +12,14 @@ from scipy import linalg
 from cm3leon_jax.evaluation import frechet, kid
 
 
-def pytorch_fid_distance():
-  """pytorch-fid's function alone: importing its module would need torchvision, for a network that is not used here."""
-  path = Path(importlib.util.find_spec("pytorch_fid").submodule_search_locations[0]) / "fid_score.py"
+def function_of(package, module, name):
+  """A package's function alone: importing its module would need torchvision, for a network that is not used here."""
+  path = Path(importlib.util.find_spec(package).submodule_search_locations[0]) / module
   functions = [node for node in ast.parse(path.read_text()).body
-               if isinstance(node, ast.FunctionDef) and node.name == "calculate_frechet_distance"]
+               if isinstance(node, ast.FunctionDef) and node.name == name]
   space = {"np": np, "linalg": linalg}
   exec(compile(ast.Module(functions, []), str(path), "exec"), space)  # noqa: S102
-  return space["calculate_frechet_distance"]
+  return space[name]
 
 
 def two_sets(n, m, dim, seed=0):
@@ -51,7 +51,7 @@ def test_equal_to_pytorch_fid(n, m, dim):
 @pytest.mark.parametrize("n, m, dim", PYTORCH_FID)
 def test_the_recorded_numbers_are_its_own(n, m, dim):
   a, b = two_sets(n, m, dim)
-  got = pytorch_fid_distance()(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+  got = function_of("pytorch_fid", "fid_score.py", "calculate_frechet_distance")(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
   expected, tolerance = PYTORCH_FID[n, m, dim]
   assert got == pytest.approx(expected, rel=tolerance)
 
@@ -119,6 +119,38 @@ def test_kid_is_the_unbiased_estimate():
   assert kid.kid(a, b) == pytest.approx(xx + yy - 2 * xy, abs=1e-12)
   rows = np.array([0, 3, 5])
   assert kid.Kernels(a, b).kid(rows, np.arange(9)) == pytest.approx(kid.kid(a[rows], b), abs=1e-12)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cleanfid") is None, reason="needs pip install --no-deps clean-fid==0.1.35")
+def test_kid_is_clean_fids_over_one_subset_of_all_rows():
+  a, b = two_sets(90, 90, 48)
+  expected = function_of("cleanfid", "fid.py", "kernel_distance")(b, a, num_subsets=1, max_subset_size=1000)
+  assert kid.kid(a, b) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cleanfid") is None, reason="needs pip install --no-deps clean-fid==0.1.35")
+def test_kid_is_what_clean_fids_random_subsets_average_to():
+  a, b = two_sets(200, 150, 48)
+  np.random.seed(0)
+  theirs = function_of("cleanfid", "fid.py", "kernel_distance")
+  values = [theirs(b, a, num_subsets=1, max_subset_size=40) for _ in range(400)]
+  assert kid.kid(a, b) == pytest.approx(np.mean(values), abs=4 * np.std(values) / 20)  # 4 standard errors
+
+
+def test_one_side_of_several_distances():
+  a, b = (frechet.moments_of(x) for x in two_sets(90, 80, 12))
+  to = frechet.Gaussian(a.mean, a.covariance)
+  for other in (a, b):
+    expected = frechet.frechet_distance(other.mean, other.covariance, a.mean, a.covariance)
+    assert to.distance(other.mean, other.covariance) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_means_far_from_zero_keep_their_digits():
+  """Sums of squares would lose them all: 1e8² has no room for a variance of 1 in float64."""
+  x = 1e8 + np.random.default_rng(0).normal(size=(10_000, 3))
+  np.testing.assert_allclose(frechet.moments_of(x).covariance, np.cov(x - 1e8, rowvar=False), rtol=1e-6, atol=1e-6)
+  rows = np.arange(0, 10_000, 7)
+  np.testing.assert_allclose(frechet.moments_of(x, rows).mean, x[rows].mean(0), rtol=1e-14)
 
 
 def test_kid_blocks_do_not_matter(monkeypatch):

@@ -1,5 +1,7 @@
 """Features against the public implementations, recorded by make_goldens.py: within 1e-4 (they agree to about 1e-5)."""
 
+import ast
+import importlib.util
 from pathlib import Path
 
 from checkpoint_writer import tensor, write
@@ -45,14 +47,53 @@ def test_inception_v3_has_the_features_of_pytorch_fid(inception, size):
   assert got.std() > 0.1 and inception.key == "fid" and not inception.published
 
 
+def clean_fid_resizer():
+  """clean-fid's resize alone: the module around it imports torch, and its package torchvision."""
+  path = Path(importlib.util.find_spec("cleanfid").submodule_search_locations[0]) / "resize.py"
+  functions = [node for node in ast.parse(path.read_text()).body
+               if isinstance(node, ast.FunctionDef) and node.name in ("make_resizer", "build_resizer")]
+  space = {"np": np, "Image": Image}
+  exec(compile(ast.Module(functions, []), str(path), "exec"), space)  # noqa: S102
+  return space["build_resizer"]("clean")
+
+
+@pytest.mark.parametrize("size", [64, 320])
+def test_the_clean_resize_is_that_of_clean_fid(size):
+  image = public_weights.pictures(2, size)[0][:, :size - 7]
+  got = inception_v3.clean_resize(image)
+  assert got.shape == (299, 299, 3) and got.dtype == np.float32
+  np.testing.assert_array_equal(got[::23, ::23], GOLDEN[f"clean_resize_{size}"])
+  if importlib.util.find_spec("cleanfid"):  # pip install --no-deps clean-fid==0.1.35
+    np.testing.assert_array_equal(got, clean_fid_resizer()(image))
+
+
+def test_the_clean_variant_is_the_same_network_behind_another_resize(inception, inception_path):
+  clean = inception_v3.load(inception_path, clean=True)
+  images = public_weights.pictures(2, 64)
+  resized = np.stack([inception_v3.clean_resize(image) for image in images])
+  expected = inception_v3.InceptionV3().apply({"params": inception.params}, (resized - 128) / 128)
+  np.testing.assert_allclose(clean.features(images), expected, atol=1e-5)
+  assert np.abs(clean.features(images) - inception.features(images)).max() > 1e-3
+  assert (clean.key, clean.weights_hash) == ("clean_fid", inception.weights_hash) and clean.name.startswith("Clean-FID")
+  assert clean.preprocessing != inception.preprocessing
+
+
 def test_a_folder_under_inception_v3_is_called_fid(inception, inception_path, tmp_path):
   images = public_weights.pictures(2, 64)
   for i, image in enumerate(images):
     Image.fromarray(image).save(tmp_path / f"{i}.png")
   np.savez(tmp_path / "other.npz", features=inception.features(images) + 1)
-  result = fid.evaluate_fid(tmp_path, tmp_path / "other.npz", inception_path)
+  result = fid.evaluate_fid(tmp_path, tmp_path / "other.npz", inception_path, cache=tmp_path / "cache")
   assert result["fid"] == pytest.approx(2048, rel=1e-4)  # the same features, each 1 more
   assert "not pytorch-fid's published file" in result["note"] and result["network"] == inception.name
+
+
+def test_a_folder_under_the_clean_variant_is_called_clean_fid(inception_path, tmp_path):
+  for i, image in enumerate(public_weights.pictures(2, 64)):
+    Image.fromarray(image).save(tmp_path / f"{i}.png")
+  result = fid.evaluate_fid(tmp_path, tmp_path, inception_path, variant="clean", cache=tmp_path / "cache")
+  assert result["clean_fid"] == pytest.approx(0, abs=1e-6) and "fid" not in result
+  assert "PIL bicubic" in result["preprocessing"] and "not pytorch-fid's published file" in result["note"]
 
 
 def test_batches_do_not_matter(efficientnet, monkeypatch):
