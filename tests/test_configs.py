@@ -35,7 +35,7 @@ def test_run_builds(name):
   assert spread, "nothing is sharded over 8 devices"
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [f for f in FILES if f.startswith(("runs/", "evaluation/"))])
 def test_run_opens_with_how_to_run_it(name):
   head = (assets.root("configs") / name).read_text().splitlines()[:3]
   assert head[1].startswith("# Run: ") and f"configs/{name}" in head[1] and head[2].startswith("# Expect: ")
@@ -48,5 +48,10 @@ def test_what_quick_changes_exists(name):
 
 def test_few_names_can_be_bound():
   # STYLE: at most about 80 bindable names beside the model's own switches; a longer list must argue for itself here.
-  names = [n for n in config.bindable_names() if not n.startswith("Transformer.")]
-  assert len(names) <= 90, sorted(names)
+  of = lambda *groups: [n for n in config.bindable_names() if n.split(".")[0] in groups]
+  evaluation = ["Protocol", "Sampling"]  # what an evaluation's result is fixed by
+  readers = [n for n, target in config.BINDABLE.items() if ".datasets.official." in target]  # a folder and a split each
+  training = [n for n in config.BINDABLE if n not in ("Transformer", *evaluation, *readers)]
+  assert len(of(*training)) <= 90, sorted(of(*training))
+  assert len(of(*evaluation)) <= 25, of(*evaluation)
+  assert len(of(*readers)) <= 5 * len(readers), of(*readers)
