@@ -15,6 +15,7 @@ from cm3leon_jax.retrieval.search import decode_pictures
 from cm3leon_jax.retrieval.sheet import contact_sheet
 
 BITS = 6  # of the 64 of the perceptual hash, that may differ
+COLOUR = 16  # of 255 levels: the hash sees no colour, so the mean difference of 8 × 8 averages may be this at most
 COSINE = 0.97  # of CLIP's image vectors
 SPLIT = "train"
 _ROWS = 4096  # corpus pictures held at a time
@@ -42,22 +43,16 @@ def evaluate_contamination(items: Sequence[Item], index: str | os.PathLike, corp
   if not 0 <= cosine <= 1:
     raise InputError(f"--cosine={cosine} must lie in 0..1")
   items, library = list(items), contamination.open_library(index)
-  every = contamination.pictures(items)
-  shown, codes, vectors = [], [], []
-  for numbers, images in contamination.chunks(every, library.image.image_size):
-    shown += [every[n] for n in numbers]
-    codes.append(library.image.encode(images))
-    vectors.append(library.encoder.encode_images(images))
   texts = {contamination.normalise(text) for item in items for text in contamination.captions(item)} - {""}
+  said: set[str] = set()
+  found = contamination.find(items, library, each=lambda rows: said.update(_repeated(texts, rows.captions)))
+  shown, by_codes, by_clip = found.shown, found.by_codes, found.by_clip
   if not shown and not texts:
     raise InputError(f"none of the {len(items)} items has a picture that can be read, or a caption")
-  codes = np.concatenate(codes) if codes else np.zeros((0, library.image.image_tokens), np.int32)
-  said, ids = set(), contamination.names(items)
-  by_codes = contamination.by_codes(codes, library, each=lambda rows: said.update(_repeated(texts, rows.captions)))
-  by_clip = contamination.by_clip(np.concatenate(vectors), library) if shown else []
-
-  result = {"items": len(items), "images": len(shown), "images_unreadable": len(every) - len(shown),
-            "captions": len(texts), "documents": len(library.store), "with_an_items_id": sum(i in library.store for i in ids)}
+  result = {"items": len(items), "images": len(shown),
+            "images_unreadable": len(contamination.pictures(items)) - len(shown), "captions": len(texts),
+            "documents": len(library.store), "left_out_by_id": found.exclusions.by_id,
+            "left_out_by_hash": found.exclusions.by_hash}
   result |= _share("caption_exact", said, texts)
   result |= _share("image_exact", {m.picture for m in by_codes if m.score == 1}, shown)
   result |= _share("image_near", {m.picture for m in by_codes}, shown) | {"image_near_from": CODES}
@@ -65,9 +60,9 @@ def evaluate_contamination(items: Sequence[Item], index: str | os.PathLike, corp
   read = lambda ids: decode_pictures(library.store.get(ids), library.image, library.encoder.text.size)
   pairs = [(by_codes, "codes {:.0%} equal", read), (by_clip, "CLIP {:.3f}", read)]
   if corpus:
-    numbers, found = _in_corpus(shown, texts, Path(corpus))
+    numbers, more = _in_corpus(shown, texts, Path(corpus))
     result |= numbers
-    pairs = [*found, *pairs]
+    pairs = [*more, *pairs]
   if out:
     _sheet(shown, pairs, library, out)
   if json:
@@ -93,9 +88,9 @@ def _in_corpus(shown: Sequence[Item], texts: set[str], corpus: Path) -> tuple[di
 
   pixels = manifest.read(corpus, "corpus", rebuild="cm3leon data corpus")["pixels"]
   digests: dict[bytes, list[int]] = {}
-  hashes = np.zeros(len(shown), np.uint64)
+  hashes, colours = np.zeros(len(shown), np.uint64), np.zeros((len(shown), *picture_hash.THUMBNAIL), np.uint8)
   for numbers, images in contamination.chunks(shown, pixels):
-    hashes[numbers] = picture_hash.perceptual(images)
+    hashes[numbers], colours[numbers] = picture_hash.perceptual(images), picture_hash.thumbnails(images)
     for number, image in zip(numbers, images, strict=True):
       digests.setdefault(picture_hash.digest(image), []).append(number)
   equal, near, said, row = [], [], set(), {}
@@ -104,7 +99,10 @@ def _in_corpus(shown: Sequence[Item], texts: set[str], corpus: Path) -> tuple[di
     part = list(reader.read(corpus, SPLIT, pixels, start, min(start + _ROWS, count)))
     said |= _repeated(texts, (pair["caption"] for pair in part))
     same = [(number, j) for j, pair in enumerate(part) for number in digests.get(picture_hash.digest(pair["image"]), ())]
-    (i, j), bits = picture_hash.near_hashes(hashes, picture_hash.perceptual([pair["image"] for pair in part]), BITS)
+    images = [pair["image"] for pair in part]
+    (i, j), bits = picture_hash.near_hashes(hashes, picture_hash.perceptual(images), BITS)
+    alike = np.abs(colours[i].astype(int) - picture_hash.thumbnails(images)[j]).mean((1, 2, 3)) <= COLOUR
+    i, j, bits = i[alike], j[alike], bits[alike]
     equal += [Match(number, part[j]["id"], 1.0) for number, j in same]
     near += [Match(int(a), part[b]["id"], 1 - int(n) / 64) for a, b, n in zip(i, j, bits)]
     row |= {part[b]["id"]: start + int(b) for b in [*(b for _, b in same), *j]}

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import fft
 
 DIGEST = 16  # bytes
+THUMBNAIL = (8, 8, 3)
 _SIDE = 32  # pixels a side that the perceptual hash reads
 _LOW = 8  # its lowest frequencies a side: 64 bits
 _PAIRS = 1 << 16  # compared in one step: bounds memory
@@ -36,6 +37,12 @@ def perceptual(images: Iterable[np.ndarray]) -> np.ndarray:
   low = fft.dctn(grey, axes=(1, 2))[:, :_LOW, :_LOW].reshape(-1, _LOW * _LOW)
   bits = low > np.median(low, axis=1, keepdims=True)
   return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+
+
+def thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
+  """N pictures uint8[H, W, 3] → uint8[N, 8, 8, 3], area averages."""
+  small = [np.asarray(Image.fromarray(i).resize(THUMBNAIL[:2], Image.Resampling.BOX)) for i in images]
+  return np.array(small, np.uint8).reshape(-1, *THUMBNAIL)
 
 
 def equal_pairs(queries: np.ndarray, others: np.ndarray) -> Pairs:
