@@ -155,6 +155,11 @@ def _inspect(sub) -> Run:
   shardings = kinds.add_parser("shardings", help="where every array of a run lies on its mesh, and its bytes a device")
   _gin_flags(shardings)
   shardings.add_argument("--devices", type=int, required=True, metavar="N")
+  items = kinds.add_parser("items", help="what a protocol asks: items of an evaluation set, with their pictures")
+  _gin_flags(items, required=False)
+  items.add_argument("--reader", default="", metavar="NAME", help="e.g. CocoKarpathy; default: the gin file's Protocol.items")
+  items.add_argument("-n", type=int, default=5, help="items shown")
+  items.add_argument("--out", default="", metavar="D", help="folder for items.png, a contact sheet")
   config_ = kinds.add_parser("config", help="a gin file with everything it includes, as it would run")
   _gin_flags(config_)
 

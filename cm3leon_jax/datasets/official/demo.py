@@ -20,7 +20,7 @@ def demo_heldout(workdir: str, use: str = "prompts", count: int = 0, split: str 
   Args:
     workdir: folder that `cm3leon demo` or `cm3leon data corpus` made, with `corpus/`.
     use: `prompts` (text is the caption) or `captions` (it is the reference).
-    count: how many, chosen by sha256(id) and so from all artists, then in the order of their ids; 0 for all.
+    count: the first so many in the order of sha256(id), so from all artists; 0 for all.
     split: `heldout_drawings` (other artists drew the thing) or `heldout_things` (nobody did).
 
   Raises:
@@ -36,11 +36,9 @@ def demo_heldout(workdir: str, use: str = "prompts", count: int = 0, split: str 
   drawings = [d for d in reader.read(corpus, split, about["pixels"]) if not d["skin_tone"]]
   if count < 0 or count > len(drawings):
     raise InputError(f"DemoHeldOut.count={count}: {split} of {workdir} has {len(drawings)} drawings")
-  if count:
-    drawings.sort(key=lambda d: hashlib.sha256(d["id"].encode()).digest())
-    drawings = sorted(drawings[:count], key=lambda d: d["id"])
+  drawings.sort(key=lambda d: hashlib.sha256(d["id"].encode()).digest())
   drawn = use == "prompts"
   return source.finish(
       [Item(d["id"], text=d["caption"] if drawn else "", image=d["image"], image_id=d["id"], references=(d["caption"],),
-            category=d["style"]) for d in drawings],
+            category=d["style"]) for d in drawings[:count or None]],
       "the drawing's one caption" if drawn else "")
