@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-import sys
 from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from cm3leon_jax.datasets.items import Item, Items
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation import bootstrap, captions, clip_score, fid, images, multiple_choice, ptb, visdial, vqa
+from cm3leon_jax.evaluation import bootstrap, captions, clip_score, feature_store, fid, images, multiple_choice, ptb, visdial, vqa
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 from cm3leon_jax.evaluation.run.generate import PICTURES
 
@@ -42,10 +40,10 @@ def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_s
   """Distance of each rank from the real pictures, KID, precision …, and the CLIP score of the best candidates."""
   folder = workdir / PICTURES
   files_of = lambda rank: [folder / row["candidates"][rank]["file"] for row in rows]
-  real = features(workdir, "real", [folder / row["real"] for row in rows], network)
+  real = feature_store.features_of_files([folder / row["real"] for row in rows], network).features  # other runs' too
   result: dict = {}
   for rank in range(len(rows[0]["candidates"])):
-    drawn = features(workdir, f"rank{rank}", files_of(rank), network)
+    drawn = feature_store.features_of_files(files_of(rank), network, workdir / "features").features
     if rank == 0:
       result |= fid.compare(fid.Side(drawn), fid.Side(real), network.key)
     result[f"{network.key}_rank{rank}"] = fid.distance(fid.Side(drawn), fid.Side(real))
@@ -54,23 +52,6 @@ def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_s
                            for start, chunk in _chunks(files_of(0))])
   result |= bootstrap.mean_interval(scores).as_fields("clip_score")
   return result, {"clip_score": scores}
-
-
-def features(workdir: Path, name: str, paths: Sequence[Path], network: FeatureNetwork) -> np.ndarray:
-  """float32[N, D] of pictures, as a memory map of W/features/NAME.npy; made once, for these files and this network."""
-  folder = workdir / "features"
-  folder.mkdir(exist_ok=True)
-  path = folder / f"{network.key}_{network.weights_hash}_{len(paths)}_{name}.npy"
-  if not path.is_file():
-    partial = path.with_suffix(".partial")
-    out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(paths), network.dim))
-    with tqdm(total=len(paths), desc=f"features, {name}", unit="picture", file=sys.stderr) as bar:
-      for start, chunk in _chunks(paths):
-        out[start:start + len(chunk)] = network.features(chunk)
-        bar.update(len(chunk))
-    out.flush()
-    partial.rename(path)
-  return np.load(path, mmap_mode="r")
 
 
 def _chunks(paths: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
