@@ -20,7 +20,7 @@ from cm3leon_jax.training import checkpoints
 from cm3leon_jax.weights import blocks, chameleon, chameleon_vocabulary, mapping, opt, safetensors_file
 from cm3leon_jax.weights.importer import EXPORTED, VOCABULARY_FILE
 from cm3leon_jax.weights.mapping import Piece
-from cm3leon_jax.weights.partial import Partial
+from cm3leon_jax.weights.partial import Partial, check_free
 from cm3leon_jax.weights.stored import Stored
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -55,13 +55,13 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, format: str, *
   """
   if dtype and dtype not in DTYPES:
     raise InputError(f"dtype={dtype}: known: {', '.join(DTYPES)}")
+  check_free(out)
   stored = Stored(checkpoint)
   plan = _PLANS[format](stored)
   dtypes = {name: DTYPES[dtype] if dtype else _stored_dtype(stored, piece) for piece in plan.pieces for name in piece.parts}
   shards = _shards(mapping.tensors(plan.pieces), dtypes, parse_size(shard_size))
   total = sum(_nbytes(shape, dtypes[name]) for name, shape in mapping.tensors(plan.pieces).items())
   read = sum(path.stat().st_size for path in stored.files)
-  Path(out).parent.mkdir(parents=True, exist_ok=True)
   with tqdm(total=read + stored.unpacked + total, unit="B", unit_scale=True, desc="export", file=sys.stderr) as bar:
     sources = {p.relative_to(stored.folder).as_posix(): blocks.sha256(p, bar.update) for p in stored.files}
     key = {"format": format, "dtype": dtype, "sources": sources, "config": plan.config, "shards": shards}

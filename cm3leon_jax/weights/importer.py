@@ -24,7 +24,7 @@ from cm3leon_jax.training.store import flatten
 from cm3leon_jax.vocabulary import Vocabulary
 from cm3leon_jax.weights import blocks, chameleon, chameleon_vocabulary, names, npz_stream, opt, safetensors_file
 from cm3leon_jax.weights.mapping import Piece, tensors
-from cm3leon_jax.weights.partial import Partial
+from cm3leon_jax.weights.partial import Partial, check_free
 from cm3leon_jax.weights.stored import WEIGHTS
 
 VOCABULARY_FILE = "vocabulary_map.json"  # beside model.json, where the public ids are others than ours
@@ -68,6 +68,7 @@ def import_(source: str | os.PathLike, out: str | os.PathLike, format: str, *, l
   Raises:
     InputError: no such model, tensors missing, unknown or of another shape, or `out` is there.
   """
+  check_free(out)
   source = Path(source)
   if not source.is_dir():
     raise InputError(f"{source}: no such folder; expected config.json and safetensors in it")
@@ -98,7 +99,6 @@ def write(source: Source, model: Model, where: Path, out: str | os.PathLike, for
   dtypes = {leaf: _leaf_dtype(leaf, pieces, source, where) for leaf in shapes}
   total = sum(np.prod(shape, dtype=np.int64) * dtypes[leaf].itemsize for leaf, shape in shapes.items())
   description = checkpoints.model_description(config, model.vocabulary, model.layout, model.meta)
-  Path(out).parent.mkdir(parents=True, exist_ok=True)
   size = sum(path.stat().st_size for path in source.files)
   with tqdm(total=int(size + total), unit="B", unit_scale=True, desc="import", file=sys.stderr) as bar:
     sources = {path.name: blocks.sha256(path, bar.update) for path in source.files}

@@ -13,6 +13,13 @@ from cm3leon_jax.errors import InputError
 _PROGRESS = "progress.json"
 
 
+def check_free(out: str | os.PathLike) -> None:
+  """Raises InputError when something is at `out` already; an empty folder may be."""
+  out = Path(out)
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise InputError(f"{out}: is there already; choose another --out, or remove it first")
+
+
 class Partial:
   """`<out>.partial`, with progress.json: what is finished, and the plan that it belongs to.
 
@@ -26,9 +33,9 @@ class Partial:
   """
 
   def __init__(self, out: str | os.PathLike, plan: dict):
+    check_free(out)
     self.out = Path(out)
-    if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-      raise InputError(f"{out}: is there already; choose another --out, or remove it first")
+    self.out.parent.mkdir(parents=True, exist_ok=True)
     self.folder = self.out.with_name(self.out.name + ".partial")
     self.scratch = self.folder / "scratch"
     self._key = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
