@@ -23,6 +23,7 @@ _ASSETS = "scann"
 _VECTORS = "dataset.npy"  # ScaNN keeps the exact vectors, in the order given, for brute force and for reordering
 _RECALL_AT = 10
 _RECALL_QUERIES = 256
+_LEAVES_ROOM = 4  # times the documents asked for, in the leaves looked into
 _REORDER = 256  # candidates scored exactly after hashing
 
 
@@ -152,7 +153,11 @@ class Index:
       raise InputError(f"the queries have {queries.shape[1]} dimensions, the index {self.manifest['dim']}; "
                        "encode them with the encoder that made the index")
     asked = min(k, len(self))
-    options = {"leaves_to_search": self.manifest["leaves_searched"]} if self.manifest["search"] == "tree" else {}
+    options = {}
+    if self.manifest["search"] == "tree":
+      # The few leaves that suffice for the best ones hold only so many: who asks for more looks into more.
+      wanted = int(np.ceil(self.manifest["leaves"] * min(1, _LEAVES_ROOM * asked / len(self))))
+      options["leaves_to_search"] = max(self.manifest["leaves_searched"], wanted)
     found, found_scores = self._searcher.search_batched(queries, final_num_neighbors=asked,
                                                         pre_reorder_num_neighbors=max(asked, _REORDER), **options)
     rows = np.full((len(queries), k), -1, np.int64)

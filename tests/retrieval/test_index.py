@@ -61,6 +61,14 @@ def test_tree_reaches_its_recall_and_says_so(tmp_path):
   np.testing.assert_allclose([c.vector for c in found], vectors[[int(c.id.split("/")[1], 16) for c in found]], atol=1e-6)
 
 
+def test_a_tree_gives_all_it_holds_when_asked_for_all(tmp_path):
+  index = Index.build(tmp_path / "index", unit(2000), names(2000), "e", brute_force_below=1000, recall_target=0.1)
+  assert index.manifest["leaves_searched"] < index.manifest["leaves"]
+  for asked in (500, 2000):
+    ids, _ = index.search(unit(4, seed=2), asked)
+    assert all(len(found) == asked == len(set(found)) for found in ids)
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda v, i: (v * np.where(np.arange(len(v)) == 4, np.nan, 1)[:, None], i), "row 4 is not finite"),
     (lambda v, i: (v * np.where(np.arange(len(v)) == 2, np.inf, 1)[:, None], i), "row 2 is not finite"),
