@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from torch_parity import (PACKED, VALUES, VOCABULARY, WHOLE, assert_equal, forward, randomise, run_ours, run_torch,
-                          whole_forward, without_weights)
+                          to_tree, whole_forward, without_weights)
 
 from cm3leon_jax import config as gin_config
 from cm3leon_jax.models import init
 from cm3leon_jax.models.config import TransformerConfig
+from cm3leon_jax.weights.chameleon import pieces
 
 pytestmark = pytest.mark.slow  # it needs requirements-reference.txt
 
@@ -46,48 +47,8 @@ def text_parameters(model) -> dict:
 
 
 def to_ours(c: TransformerConfig, weights: dict[str, np.ndarray]) -> dict:
-  """Chameleon's parameters (or their gradients) by name → our tree.
-
-  A torch `Linear` stores [out, in], we [in, out]. The query heads of one key/value head lie next to each other.
-  Both rotate the pairs (i, i + Dh/2) of a head, so that nothing is permuted within heads.
-  """
-  weights = dict(weights)
-  d, kv, g, h = c.model_dim, c.num_kv_heads, c.queries_per_kv, c.head_dim
-
-  def take(layer, name):
-    return weights.pop(f"model.layers.{layer}.{name}")
-
-  def linear(layer, name):
-    return take(layer, f"{name}.weight").T
-
-  def qkv(layer):  # [D, K, G + 2, Dh]
-    q = linear(layer, "self_attn.q_proj").reshape(d, kv, g, h)
-    k, v = (linear(layer, f"self_attn.{x}_proj").reshape(d, kv, 1, h) for x in "kv")
-    return np.concatenate([q, k, v], axis=2)
-
-  def gate_and_up(layer):  # [D, 2, M]
-    return np.stack([linear(layer, "mlp.gate_proj"), linear(layer, "mlp.up_proj")], axis=1)
-
-  each = {
-      "qkv": qkv,
-      "attention_out": lambda i: linear(i, "self_attn.o_proj").reshape(kv, g, h, d),
-      "q_norm_scale": lambda i: take(i, "self_attn.q_norm.weight").reshape(kv, g, h),
-      "q_norm_bias": lambda i: take(i, "self_attn.q_norm.bias").reshape(kv, g, h),
-      "k_norm_scale": lambda i: take(i, "self_attn.k_norm.weight"),
-      "k_norm_bias": lambda i: take(i, "self_attn.k_norm.bias"),
-      "mlp_in": gate_and_up,
-      "mlp_out": lambda i: linear(i, "mlp.down_proj"),
-      "attention_norm_scale": lambda i: take(i, "input_layernorm.weight"),
-      "mlp_norm_scale": lambda i: take(i, "post_attention_layernorm.weight"),
-  }
-  tree = {
-      "tokens": weights.pop("model.embed_tokens.weight"),
-      "layers": {name: np.stack([of_layer(i) for i in range(c.num_layers)]) for name, of_layer in each.items()},
-      "final_norm_scale": weights.pop("model.norm.weight"),
-      "head": weights.pop("lm_head.weight"),
-  }
-  assert not weights, f"parameters of Chameleon that ours has not: {sorted(weights)}"
-  return tree
+  """Chameleon's parameters (or their gradients) by name → our tree."""
+  return to_tree(pieces(c), weights)
 
 
 def both(kind: TransformerConfig):

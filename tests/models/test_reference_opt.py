@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from torch_parity import (PACKED, VOCABULARY, WHOLE, assert_equal, forward, randomise, rows, run_ours, run_torch,
-                          whole_forward, without_weights)
+                          to_tree, whole_forward, without_weights)
 
 from cm3leon_jax.models import init
 from cm3leon_jax.models.config import TransformerConfig
+from cm3leon_jax.weights.opt import pieces
 
 pytestmark = pytest.mark.slow  # it needs requirements-reference.txt
 
@@ -26,33 +27,8 @@ def public(c: TransformerConfig):
 
 
 def to_ours(weights: dict[str, np.ndarray]) -> dict:
-  """OPT's parameters (or their gradients) by name → our tree.
-
-  A torch `Linear` stores [out, in], we [in, out]. OPT's heads lie one after the other in `out`.
-  The norms have no parameters, and `lm_head` is `embed_tokens`.
-  """
-  weights, c = dict(weights), OURS
-
-  def linear(layer, name):
-    return weights.pop(f"model.decoder.layers.{layer}.{name}.weight").T
-
-  def heads(layer, name):  # [D, K, 1, Dh]: each key/value head has one query head here
-    return linear(layer, f"self_attn.{name}").reshape(c.model_dim, c.num_heads, 1, c.head_dim)
-
-  layers = {
-      "qkv": [np.concatenate([heads(i, f"{x}_proj") for x in "qkv"], axis=2) for i in range(c.num_layers)],
-      "attention_out": [linear(i, "self_attn.out_proj").reshape(c.num_heads, 1, c.head_dim, c.model_dim)
-                        for i in range(c.num_layers)],
-      "mlp_in": [linear(i, "fc1") for i in range(c.num_layers)],
-      "mlp_out": [linear(i, "fc2") for i in range(c.num_layers)],
-  }
-  tree = {
-      "tokens": weights.pop("model.decoder.embed_tokens.weight"),
-      "positions": weights.pop("model.decoder.embed_positions.weight")[2:],  # OPT keeps position p in row p + 2
-      "layers": {name: np.stack(each) for name, each in layers.items()},
-  }
-  assert not weights, f"parameters of OPT that ours has not: {sorted(weights)}"
-  return tree
+  """OPT's parameters (or their gradients) by name → our tree."""
+  return to_tree(pieces(OURS), weights)
 
 
 @pytest.fixture(scope="module")

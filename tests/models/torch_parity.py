@@ -6,6 +6,7 @@ torch and transformers are imported where they are used: `make test`, which lack
 import functools
 from typing import Callable, NamedTuple
 
+import flax.traverse_util
 import jax
 import numpy as np
 
@@ -14,6 +15,7 @@ from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.transformer import Transformer
 from cm3leon_jax.training.losses import LossConfig, loss_sums, metrics
 from cm3leon_jax.vocabulary import Vocabulary
+from cm3leon_jax.weights import mapping
 
 VOCABULARY = Vocabulary(text_size=64, image_size=16, num_sentinels=4, total_size=96)
 LENGTH = 20
@@ -42,6 +44,17 @@ def randomise(model, seed: int = 0):
       noise = torch.randn(x.shape, generator=generator)
       x.copy_(1 + 0.3 * noise if name.endswith("norm.weight") else 0.2 * noise)
   return model.eval()
+
+
+def to_tree(pieces: list[mapping.Piece], weights: dict[str, np.ndarray]) -> dict:
+  """A public model's parameters (or their gradients) by name → our tree, by the mapping that imports go through."""
+  expected = mapping.tensors(pieces)
+  assert weights.keys() == expected.keys(), f"parameters of one only: {sorted(weights.keys() ^ expected.keys())}"
+  layers: dict[str, list] = {}
+  for piece in pieces:
+    layers.setdefault(piece.leaf, []).append(piece.join([weights[name] for name in piece.parts]))
+  leaves = {name: np.stack(x) if name.startswith("layers.") else x[0] for name, x in layers.items()}
+  return flax.traverse_util.unflatten_dict(leaves, sep=".")
 
 
 def rows(*segments: list[int]) -> dict[str, np.ndarray]:
