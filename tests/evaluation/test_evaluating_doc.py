@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 import re
 import shlex
-import shutil
 
 import numpy as np
 from PIL import Image
@@ -12,6 +11,7 @@ import public_weights
 import pytest
 
 from cm3leon_jax import cli
+from cm3leon_jax.evaluation import java
 
 TEXT = (Path(__file__).parents[2] / "docs" / "evaluating.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ cm3leon (.*)$", TEXT, re.M)
@@ -69,7 +69,7 @@ def test_a_wrong_file_is_one_sentence_and_exit_code_1(files, capsys, command, sa
   assert says in err and "Traceback" not in err
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="the snippet asks for the Java tokenizer")
+@pytest.mark.skipif(not java.find(), reason="the snippet asks for the Java tokenizer")
 def test_python_on_captions(files):
   exec(PYTHON[0], {})  # noqa: S102
 
