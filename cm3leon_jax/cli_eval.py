@@ -85,6 +85,27 @@ def _run(kinds) -> Callable:
   return run
 
 
+def _contamination(kinds) -> Callable:
+  parser = kinds.add_parser("contamination", help="evaluation pictures and captions found in the index and the corpus")
+  parser.add_argument("--gin_file", action="append", required=True, metavar="F", help="configs/evaluation/…; its items")
+  parser.add_argument("--index", required=True, metavar="I", help="folder of the retrieval index, with its documents beside it")
+  parser.add_argument("--corpus", default="", metavar="D", help="D/corpus, to compare with the training pictures' pixels too")
+  parser.add_argument("--cosine", type=float, default=0.97, metavar="C", help="of CLIP, from which pictures are near (0.97)")
+  parser.add_argument("--out", default="", metavar="P", help="a PNG of the most similar pairs")
+  parser.epilog = "--gin.NAME=VALUE overrides a binding, e.g. --gin.Protocol.limit=100"
+  _json(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax import config
+    from cm3leon_jax.evaluation import contamination_report
+
+    config.load(args.gin_file, args.gin_bindings)
+    return contamination_report.evaluate_contamination(config.configured("Protocol").items, args.index, args.corpus,
+                                                       args.json, args.out, cosine=args.cosine)
+
+  return run
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", default="", metavar="O", help="where the numbers go")
 
@@ -95,7 +116,22 @@ def _files(parser: argparse.ArgumentParser) -> None:
   _json(parser)
 
 
-KINDS = (_captions, _fid, _vqa, _run)
+def _compare(kinds) -> Callable:
+  parser = kinds.add_parser("compare", help="two or more results of `eval run`: may they be compared, and how they differ")
+  parser.add_argument("results", nargs="+", metavar="W", help="workdirs, or their result.json; the first is the baseline")
+  parser.add_argument("--html", default="", metavar="F", help="a page that shows them side by side")
+  parser.add_argument("--force", action="store_true", help="the differences of results that are not comparable too")
+  _json(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation.run import compare
+
+    return compare.compare(args.results, args.json, args.html, args.force)
+
+  return run
+
+
+KINDS = (_captions, _fid, _vqa, _run, _contamination, _compare)
 
 
 def add(sub):
