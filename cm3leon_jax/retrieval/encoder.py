@@ -45,6 +45,7 @@ class Encoder:
     published: whether it was imported from a file that OpenAI published.
     text: the text tokenizer, whose ids `encode_text` takes.
     fingerprint: hash of weights, geometry and text tokenizer, as manifests record it under `encoder`.
+    params: of `CLIP(config)`, float32.
   """
 
   def __init__(self, config: CLIPConfig, params: Mapping[str, Any], text: TextTokenizer | ClipTokenizer, fingerprint: str,
@@ -55,7 +56,7 @@ class Encoder:
     self.dim = config.embed_dim
     self.text = text
     self.fingerprint = fingerprint
-    self._params = jax.tree.map(jnp.asarray, params)
+    self.params = jax.tree.map(jnp.asarray, params)
     model = CLIP(config)
 
     def jitted(method):
@@ -110,16 +111,7 @@ class Encoder:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
       raise InputError(f"the encoder reads images as uint8[N, height, width, 3], not {images.dtype}{list(images.shape)}")
-    return self._chunked(self._images, images, prepare=lambda x: fit(x, self.config))
-
-  def encode_squashed(self, images: np.ndarray) -> np.ndarray:
-    """As `encode_images`, but both sides are brought to the model's size, unrounded, whatever the model's own way."""
-    size = self.config.image_size
-
-    def squash(x):
-      return np.asarray(jax.image.resize(x.astype(np.float32), (len(x), size, size, 3), "bicubic"))
-
-    return self._chunked(self._images, np.asarray(images), prepare=squash)
+    return self._chunked(self._images, images, pictures=True)
 
   @staticmethod
   def document(text: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -127,18 +119,18 @@ class Encoder:
     mean = (np.asarray(text, np.float32) + np.asarray(image, np.float32)) / 2
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-6)
 
-  def _chunked(self, function, *arrays: np.ndarray, prepare=None) -> np.ndarray:
+  def _chunked(self, function, *arrays: np.ndarray, pictures: bool = False) -> np.ndarray:
     count = len(arrays[0])
-    large = prepare is None or _CHUNKS[1] * self.config.image_size**2 <= _LARGE_PIXELS
+    large = not pictures or _CHUNKS[1] * self.config.image_size**2 <= _LARGE_PIXELS
     size = _CHUNKS[1] if large and count > _CHUNKS[0] else _CHUNKS[0]
     out = [np.zeros((0, self.dim), np.float32)]
     for start in range(0, count, size):
       rows = [array[start:start + size] for array in arrays]
-      if prepare is not None:
-        rows = [prepare(rows[0])]
+      if pictures:
+        rows = [fit(rows[0], self.config)]
       short = size - len(rows[0])
       rows = [np.pad(row, [(0, short)] + [(0, 0)] * (row.ndim - 1)) for row in rows]
-      out.append(np.asarray(function(self._params, *rows))[:size - short])
+      out.append(np.asarray(function(self.params, *rows))[:size - short])
     return np.concatenate(out)
 
 
