@@ -41,7 +41,7 @@ def render(run: Run) -> str:
   rows = paper_rows.find(run.protocol.get("name", ""))
   ranks = run.ranks()
   label = page_numbers.describe(run.headline).label
-  categories = page_data.categories(run)
+  categories, by = page_data.categories(run), page_data.item_number(run)
   return page_template.get("run.html").render(
     css=page_template.css("report.css", "run.css"),
     title=str(run.protocol.get("name") or "Evaluation"),
@@ -53,18 +53,18 @@ def render(run: Run) -> str:
     ours=ours(run, rows),
     figures=figures(run, rows),
     numbers=table(run),
-    ranks=[(n + 1, page_numbers.nice(value)) for n, value in enumerate(ranks)] if len(ranks) > 1 else [],
+    ranks=[(n + 1, page_numbers.in_print(run.headline, value)) for n, value in enumerate(ranks)] if len(ranks) > 1 else [],
     rank_figure=page_figures.ranks(label, {label: ranks}) if len(ranks) > 1 else "",
     label=label,
     groups=groups,
-    item_label=page_numbers.ITEM_LABELS[run.item_key].removesuffix(", %").removesuffix(" × 100"),
+    item_label=page_numbers.ITEM_LABELS[run.item_key],
     metric=run.metric,
     scored=len(run.scores()),
-    categories=[(c.name, f"{c.count:,}", *_cell(c.value, category_scale(run))) for c in categories],
-    category_label=category_label(run),
+    categories=[(c.name, f"{c.count:,}", *_cell(by, c.value)) for c in categories],
+    category_label=page_numbers.describe(by).label,
     category_figure=page_figures.dots(
-      f"{category_label(run)} by category",
-      [(c.name, page_numbers.shown(c.value, category_scale(run)), 0) for c in categories[:_CATEGORIES]],
+      f"{page_numbers.describe(by).label} by category",
+      [(c.name, page_numbers.shown(c.value, page_numbers.describe(by).scale), 0) for c in categories[:_CATEGORIES]],
     ) if categories else "",
     shown_categories=_CATEGORIES,
     command=page_data.command(run.folder, run.protocol),
@@ -73,7 +73,6 @@ def render(run: Run) -> str:
     protocol=flat(run.protocol),
     folder=str(run.folder),
     missing=len(album.missing),
-    nice=page_numbers.nice,
   )
 
 
@@ -86,7 +85,8 @@ def lead(run: Run) -> str:
   if sampling.get("docs"):
     parts.append(f"{sampling['docs']} retrieved document{'s' * (sampling['docs'] != 1)} each")
   if (sampling.get("candidates") or 1) > 1:
-    parts.append(f"{sampling['candidates']} candidates, the best picked by {str(sampling.get('pick') or 'score').upper()}")
+    pick = str(sampling.get("pick") or "score")
+    parts.append(f"{sampling['candidates']} candidates, the best by {'CLIP' if pick == 'clip' else pick}")
   if sampling.get("guidance") is not None:
     parts.append(f"guidance {sampling['guidance']:g}")
   text += f" ({', '.join(parts)})." if parts else "."
@@ -108,7 +108,7 @@ def headline(run: Run) -> dict[str, str] | None:
   if value is None:
     return None
   about = page_numbers.describe(run.headline)
-  text, bounds = _cell(value, about.scale)
+  text, bounds = _cell(run.headline, value)
   return {"label": about.label, "value": text, "bounds": bounds, "meaning": about.meaning,
           "better": {True: "lower is better", False: "higher is better", None: ""}[about.lower]}
 
@@ -124,16 +124,11 @@ def ours(run: Run, rows: paper_rows.Rows | None) -> dict[str, str] | None:
   value = run.interval(run.headline)
   if rows is None or value is None:
     return None
-  text, bounds = _cell(value, _table_scale(run, rows))
+  text, bounds = _cell(run.headline, value)
   metric = rows.metric if comparable(run, rows) else page_numbers.describe(run.headline).label
   docs = run.protocol["sampling"].get("docs")
   return {"model": str(run.protocol["model"].get("checkpoint") or "this run"), "docs": "–" if docs is None else f"{docs}",
           "metric": metric, "value": text, "bounds": bounds}
-
-
-def _table_scale(run: Run, rows: paper_rows.Rows) -> float:
-  """To the paper's unit; a number that is no mean of shares is in it already."""
-  return rows.scale if run.headline == rows.key else 1
 
 
 def figures(run: Run, rows: paper_rows.Rows | None) -> list[dict[str, str]]:
@@ -142,13 +137,13 @@ def figures(run: Run, rows: paper_rows.Rows | None) -> list[dict[str, str]]:
   value = run.interval(run.headline)
   if rows is not None and value is not None and comparable(run, rows):
     theirs = [(f"{r.model}{f', {r.docs} docs' if r.docs is not None else ''}", r.value, 1) for r in rows.rows]
-    dots = [("this run", page_numbers.shown(value, _table_scale(run, rows)), 0), *theirs]
+    dots = [("this run", page_numbers.shown(value, page_numbers.describe(run.headline).scale), 0), *theirs]
     made.append({"title": f"{rows.metric}: this run and the paper",
                  "svg": page_figures.dots(f"{rows.metric} beside the paper", dots),
                  "caption": f"Blue: ours, with its 95 % interval. Orange: as printed in the {rows.source}."})
   groups: dict[str, list[str]] = {}
   for key in page_numbers.keys(run):
-    if not page_numbers.is_count(key):
+    if not page_numbers.is_count(run, key) and not (made and key == run.headline):
       groups.setdefault(page_numbers.describe(key).group or key, []).append(key)
   for group, keys in groups.items():
     intervals = {key: page_numbers.shown(run.interval(key), page_numbers.describe(key).scale) for key in keys}
@@ -160,7 +155,8 @@ def figures(run: Run, rows: paper_rows.Rows | None) -> list[dict[str, str]]:
       made.append({"title": title, "caption": "Dot: the number; bar: its 95 % interval." if any(
                      map(page_numbers.has_bounds, intervals.values())) else "",
                    "svg": page_figures.dots(f"{title} with intervals",
-                                            [(labels[key].removesuffix(" × 100"), intervals[key], 0) for key in keys])})
+                                            [(_short(labels[key]) if len(keys) > 1 else "this run", intervals[key], 0)
+                                             for key in keys])})
   return made
 
 
@@ -170,25 +166,19 @@ def table(run: Run) -> list[dict[str, Any]]:
   for key in page_numbers.keys(run):
     about = page_numbers.describe(key)
     value = run.interval(key)
-    count = page_numbers.is_count(key)
-    text, bounds = (f"{value.value:,g}", "") if count else _cell(value, about.scale)
+    count = page_numbers.is_count(run, key)
+    text, bounds = (f"{value.value:,.7g}", "") if count else _cell(key, value)
     made.append({"label": about.label, "meaning": about.meaning, "value": text, "bounds": bounds, "key": key,
                  "arrow": "" if count or about.lower is None else "lower is better" if about.lower else "higher is better"})
   return made
 
 
-def category_label(run: Run) -> str:
-  return page_numbers.describe(page_data.item_number(run)).label
+def _short(label: str) -> str:
+  return label.removesuffix(" × 100").removesuffix(", %")
 
 
-def category_scale(run: Run) -> float:
-  return page_numbers.describe(page_data.item_number(run)).scale
-
-
-def _cell(value: Interval, scale: float) -> tuple[str, str]:
-  value = page_numbers.shown(value, scale)
-  bounds = f"{page_numbers.nice(value.low)} … {page_numbers.nice(value.high)}" if page_numbers.has_bounds(value) else ""
-  return page_numbers.nice(value.value), bounds
+def _cell(key: str, value: Interval) -> tuple[str, str]:
+  return page_numbers.in_print(key, value.value), page_numbers.bounds_in_print(key, value)
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
@@ -197,8 +187,7 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     return [row for key, inner in value.items() for row in flat(inner, f"{name}.{key}" if name else key)]
   if isinstance(value, list):
     return [(name, ", ".join(map(str, value)))]
-  return [(name, {None: "–", True: "yes", False: "no"}.get(value, str(value)) if value is None or value is True
-           or value is False else str(value))]
+  return [(name, "–" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value))]
 
 
 def sweep(workdirs: Sequence[str | os.PathLike]) -> str:

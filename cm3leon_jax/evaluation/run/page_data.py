@@ -20,7 +20,7 @@ from cm3leon_jax.evaluation.bootstrap import Interval
 
 FORMAT = 1
 METRICS = {"fid": "clip_score", "captions": "cider", "vqa": "accuracy", "scienceqa": "accuracy", "visdial": "ndcg"}
-_MEANS = {"vqa_accuracy": "accuracy"}  # number of the whole → field of an item, where the names differ
+_MEANS = {"vqa_accuracy": "accuracy", "mean_rank": "rank"}  # number of the whole → field of an item, where the names differ
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,7 @@ def show(album: Album, id: str, line: Mapping[str, Any] | None, score: float | N
     score: the item's own number.
   """
   run = album.run
-  words = score_words(run, score)
+  words = item_in_words(run, score)
   if line is None:
     return Shown(id, f"item {id}", words, error="its line is missing in generations/")
   title = heading(run, line)
@@ -94,7 +94,7 @@ def show(album: Album, id: str, line: Mapping[str, Any] | None, score: float | N
   if run.metric == "fid":
     return Shown(id, title, words, _drawn(album, line), _beside(album, line))
   return Shown(id, title, words, _asked(album, line, title), said=said(line), lines=people(run, line),
-               choices=_ranked(line))
+               choices=ranked(line))
 
 
 def heading(run: Run, line: Mapping[str, Any]) -> str:
@@ -104,10 +104,10 @@ def heading(run: Run, line: Mapping[str, Any]) -> str:
   return str(asked or line.get("prompt") or f"item {line.get('id')}")
 
 
-def score_words(run: Run, score: float | None) -> str:
+def item_in_words(run: Run, score: float | None) -> str:
   if score is None:
     return ""
-  return f"{page_numbers.ITEM_LABELS[run.item_key].removesuffix(', %')} {page_numbers.item_shown(run.metric, score)}"
+  return f"{page_numbers.ITEM_LABELS[run.item_key]} {page_numbers.item_in_print(run.metric, score)}"
 
 
 def pick(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -131,10 +131,10 @@ def people(run: Run, line: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("people", " · ".join(counted)),) if counted else ()
   if run.metric == "captions":
     return tuple(("people" if n == 0 else "", text) for n, text in enumerate(written))
-  found = [("right", text) for text in written[:1]]
-  if run.metric == "scienceqa" and line.get("choices"):
+  found = [("right answer", text) for text in written[:1]] if run.metric == "scienceqa" else []
+  if found and line.get("choices"):
     found.append(("choices", " · ".join(map(str, line["choices"]))))
-  return tuple(found)
+  return (*found, ("the model read", str(line.get("prompt") or "")))
 
 
 def _drawn(album: Album, line: Mapping[str, Any]) -> tuple[Tile, ...]:
@@ -161,7 +161,7 @@ def _asked(album: Album, line: Mapping[str, Any], title: str) -> tuple[Tile, ...
   return (album.tile(file, f"the picture that was given{': ' + title if title else ''}", LARGE),) if file else ()
 
 
-def _ranked(line: Mapping[str, Any]) -> tuple[tuple[str, str, bool], ...]:
+def ranked(line: Mapping[str, Any]) -> tuple[tuple[str, str, bool], ...]:
   """The first few of the ranked choices, and the true answer wherever it stands."""
   chances = line.get("choice_log_probs") or ()
   choices = [str(c) for c in line.get("choices") or ()]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation.bootstrap import Interval
@@ -22,6 +21,7 @@ class Number:
     lower: lower is better; None: neither.
     scale: what it is multiplied by on the page: COCO's tables show CIDEr × 100.
     group: numbers of one group share a unit and a range, and a figure.
+    decimals: as in published tables; None: three figures.
   """
 
   label: str
@@ -29,32 +29,33 @@ class Number:
   lower: bool | None = False
   scale: float = 1
   group: str = ""
+  decimals: int | None = None
 
 
 _NUMBERS = {
-  "fid": Number("FID", "Fréchet distance over InceptionV3 features, as pytorch-fid computes it", True),
-  "fd_efficientnet_lite0": Number("FD (EfficientNet-Lite0)", "Fréchet distance over another network than FID's", True),
-  "kid": Number("KID", "kernel distance over the same features, unbiased", True),
-  "clip_score": Number("CLIP score", "mean cosine of prompt and picture under the run's own CLIP"),
-  "precision": Number("precision", "share of drawn pictures within the real ones", group="manifold"),
-  "recall": Number("recall", "share of real pictures within the drawn ones", group="manifold"),
-  "density": Number("density", "how densely drawn pictures lie among real ones", group="manifold"),
-  "coverage": Number("coverage", "share of real pictures with a drawn one near", group="manifold"),
-  "cider": Number("CIDEr × 100", "CIDEr-D, agreement with people's captions", scale=100),
-  "rouge_l": Number("ROUGE-L × 100", "longest common subsequence", scale=100, group="overlap"),
-  "meteor": Number("METEOR × 100", "matches by stems and synonyms", scale=100, group="overlap"),
-  "spice": Number("SPICE × 100", "agreement of scene graphs", scale=100, group="overlap"),
+  "fid": Number("FID", "Fréchet distance over InceptionV3 features, as pytorch-fid computes it", True, decimals=2),
+  "fd_efficientnet_lite0": Number("FD (EfficientNet-Lite0)", "Fréchet distance over another network than FID's", True, decimals=2),
+  "kid": Number("KID", "kernel distance over the same features, unbiased", True, decimals=4),
+  "clip_score": Number("CLIP score", "mean cosine of prompt and picture under the run's own CLIP", decimals=3),
+  "precision": Number("precision", "share of drawn pictures within the real ones", group="manifold", decimals=3),
+  "recall": Number("recall", "share of real pictures within the drawn ones", group="manifold", decimals=3),
+  "density": Number("density", "how densely drawn pictures lie among real ones", group="manifold", decimals=3),
+  "coverage": Number("coverage", "share of real pictures with a drawn one near", group="manifold", decimals=3),
+  "cider": Number("CIDEr × 100", "CIDEr-D, agreement with people's captions", scale=100, decimals=1),
+  "rouge_l": Number("ROUGE-L × 100", "longest common subsequence", scale=100, group="overlap", decimals=1),
+  "meteor": Number("METEOR × 100", "matches by stems and synonyms", scale=100, group="overlap", decimals=1),
+  "spice": Number("SPICE × 100", "agreement of scene graphs", scale=100, group="overlap", decimals=1),
   **{f"bleu_{n}": Number(f"BLEU-{n} × 100", "" if n > 1 else "overlap of word n-grams, over the whole set", scale=100,
-                         group="overlap") for n in range(1, 5)},
-  "vqa_accuracy": Number("VQA accuracy, %", "official rule: an answer counts in full when three people gave it"),
-  "accuracy": Number("accuracy", "share of questions answered right"),
-  "ndcg": Number("NDCG", "do the answers that people found relevant stand first", group="visdial"),
-  "mrr": Number("MRR", "mean of 1 ÷ rank of the true answer", group="visdial"),
-  **{f"recall_{k}": Number(f"recall@{k}", f"true answer among the first {k}", group="visdial") for k in (1, 5, 10)},
-  "mean_rank": Number("mean rank", "of the true answer among the choices", True),
+                         group="overlap", decimals=1) for n in range(1, 5)},
+  "vqa_accuracy": Number("VQA accuracy, %", "official rule: an answer counts in full when three people gave it", decimals=1),
+  "accuracy": Number("accuracy, %", "share of questions answered right", decimals=1),
+  "ndcg": Number("NDCG × 100", "do the answers that people found relevant stand first", scale=100, group="visdial", decimals=1),
+  "mrr": Number("MRR × 100", "mean of 1 ÷ rank of the true answer", scale=100, group="visdial", decimals=1),
+  **{f"recall_{k}": Number(f"recall@{k}, %", f"true answer among the first {k}", scale=100, group="visdial",
+                           decimals=1) for k in (1, 5, 10)},
+  "mean_rank": Number("mean rank", "of the true answer among the choices", True, decimals=2),
 }
-_COUNTS = {"count", "share_scored", "empty_captions", "empty_references", "empty_answers", "failed"}
-ITEM_LABELS = {"clip_score": "CLIP score", "cider": "CIDEr × 100", "accuracy": "accuracy, %", "ndcg": "NDCG"}
+ITEM_LABELS = {"clip_score": "CLIP score", "cider": "CIDEr", "accuracy": "accuracy", "ndcg": "NDCG"}
 
 
 def describe(key: str) -> Number:
@@ -62,8 +63,9 @@ def describe(key: str) -> Number:
   return _NUMBERS.get(key) or Number(key.replace("_", " "), "", True if key.startswith("fd_") else None)
 
 
-def is_count(key: str) -> bool:
-  return key in _COUNTS
+def is_count(run: Run, key: str) -> bool:
+  """Whether a key counts items, or says which share of them counted, and measures nothing."""
+  return isinstance(run.numbers[key], int) or key == "share_scored"
 
 
 def keys(run: Run) -> list[str]:
@@ -73,7 +75,7 @@ def keys(run: Run) -> list[str]:
     bound = key.endswith(("_low", "_high")) and key.rpartition("_")[0] in run.numbers
     if number(value) is not None and not bound and "_rank" not in key.replace("mean_rank", "") and "/" not in key:
       found.append(key)
-  return sorted(found, key=lambda key: (key != run.headline, is_count(key)))
+  return sorted(found, key=lambda key: (key != run.headline, is_count(run, key)))
 
 
 def shown(interval: Interval, scale: float) -> Interval:
@@ -91,31 +93,47 @@ def nice(value: float | None) -> str:
   return report_figures.nice(value)
 
 
-def item_shown(metric: str, value: float) -> str:
-  """An item's own number, as on the page."""
-  if metric in ("vqa", "scienceqa"):
-    return f"{value if value > 1 else 100 * value:.0f} %"
-  return nice(100 * value) if metric == "captions" else f"{value:.3f}".replace("-", "−")
+def in_print(key: str, value: float) -> str:
+  """A number of the whole in its unit on the page, with the decimals of published tables."""
+  about = describe(key)
+  if about.decimals is None or not math.isfinite(value):
+    return nice(about.scale * value)
+  return f"{about.scale * value:,.{about.decimals}f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
-  """`+1.2`, `−0.3`, `0`."""
-  text = nice(value)
-  return "+" + text if value > 0 else text
+def bounds_in_print(key: str, interval: Interval) -> str:
+  """`106.12 … 114.60`; empty where the run gives no bounds."""
+  return f"{in_print(key, interval.low)} … {in_print(key, interval.high)}" if has_bounds(interval) else ""
+
+
+def signed(key: str, value: float) -> str:
+  """A difference: `+1.20`, `−0.30`, `0.00`."""
+  text = in_print(key, value)
+  return "+" + text if value > 0 and text.strip("0.") else text
+
+
+def item_in_print(metric: str, value: float, sign: bool = False) -> str:
+  """An item's own number, or with `sign` a difference of two."""
+  if metric == "fid":
+    text = f"{value:.3f}"
+  else:
+    text = f"{100 * value:.0f}" + (" %" if metric in ("vqa", "scienceqa") else "")
+  return ("+" if sign and value > 0 else "") + text.replace("-", "−")
 
 
 def warnings(run: Run) -> list[str]:
   """Why the numbers are not those of the paper, or of any other table; a sentence each."""
   protocol, count = run.protocol, number(run.protocol["items"].get("count")) or 0
   rows, network = paper_rows.find(protocol.get("name", "")), protocol.get("network") or {}
+  notes = str(run.numbers.get("note") or "")
   found = []
   if run.metric == "fid":
     if run.headline != "fid":
       found.append(f"measured by {network.get('name') or 'another network'}, not by the InceptionV3 of FID: the two "
                    "distances have nothing in common but the formula")
-    elif not network.get("published", False):
+    elif not network.get("published", False) and "published" not in notes:
       found.append("the weights of InceptionV3 are not the published file: this is not a FID to publish")
-    if count < FEW:
+    if count < FEW and "biased" not in notes:
       found.append(f"{count:,.0f} pictures: a Fréchet distance of fewer than {FEW:,} is biased upwards")
   if rows and rows.count and count != rows.count:
     found.append(f"{count:,.0f} items, where the paper has {rows.count:,}")
@@ -129,13 +147,4 @@ def warnings(run: Run) -> list[str]:
     found.append(f"{unscored:,} item{'s' * (unscored != 1)} without a number of its own")
   if run.metric == "captions" and protocol.get("tokenizer") == "rules":
     found.append("tokens by rules after PTBTokenizer (99.98 % of COCO's captions alike), not by Stanford's program itself")
-  for note in _texts(run.numbers.get("note")):
-    if note not in found:
-      found.append(note)
-  return found
-
-
-def _texts(value: Any) -> list[str]:
-  if isinstance(value, str):
-    return [value] if value else []
-  return [str(v) for v in value] if isinstance(value, list) else []
+  return found + [notes] * bool(notes)

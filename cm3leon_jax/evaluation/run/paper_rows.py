@@ -25,24 +25,24 @@ class Rows:
   Attributes:
     metric: the table's own name of the number.
     key: which number of ours stands beside it.
-    scale: what ours is multiplied by to be in the table's unit.
     source: which table.
     setting: split and amount, in words.
     lower: lower is better.
     rows: best last, as printed.
     count: items of the setting, where the paper says how many.
     docs: documents of the row that the protocol repeats.
+    model: of that row.
   """
 
   metric: str
   key: str
-  scale: float
   source: str
   setting: str
   lower: bool
   rows: tuple[Row, ...]
   count: int | None = None
   docs: int | None = None
+  model: str = "SFT-CM3Leon-7B"
 
 
 _FID = (
@@ -61,29 +61,30 @@ _FID = (
 
 
 def _fid(docs: int) -> Rows:
-  return Rows("FID-30k", "fid", 1, TABLE_1, "MS-COCO, 30,000 captions, 256×256, zero-shot", True, _FID, 30_000, docs)
+  return Rows("FID-30k", "fid", TABLE_1, "MS-COCO, 30,000 captions, 256×256, zero-shot", True, _FID, 30_000, docs,
+              "CM3Leon-7B")
 
 
-def _answers(metric: str, key: str, scale: float, setting: str, flamingo: float | None, ours: float,
+def _answers(metric: str, key: str, setting: str, flamingo: float | None, ours: float,
              open_flamingo: float | None = None) -> Rows:
   rows = (
     Row("OpenFlamingo-9B", open_flamingo, parameters="9B", note="on the validation set") if open_flamingo else None,
     Row("Flamingo-9B", flamingo, parameters="9B") if flamingo else None,
     Row("SFT-CM3Leon-7B", ours, parameters="7B"),
   )
-  return Rows(metric, key, scale, TABLE_2, setting, False, tuple(row for row in rows if row))
+  return Rows(metric, key, TABLE_2, setting, False, tuple(row for row in rows if row))
 
 
 PROTOCOLS = {
   "coco_30k_docs0": _fid(0),
   "coco_30k_docs1": _fid(1),
   "coco_30k_docs2": _fid(2),
-  "coco_captions": _answers("CIDEr", "cider", 100, "MS-COCO, test", 79.4, 61.6, 65.5),
-  "vqa2": _answers("VQA accuracy, %", "vqa_accuracy", 1, "VQA2, test-dev", 51.8, 47.6, 43.5),
-  "vizwiz": _answers("VQA accuracy, %", "vqa_accuracy", 1, "VizWiz, test-dev", 28.8, 37.6),
-  "okvqa": _answers("VQA accuracy, %", "vqa_accuracy", 1, "OKVQA, val", 44.7, 23.8),
-  "image_paragraph": _answers("CIDEr", "cider", 100, "Image Paragraph, test", None, 10.5),
-  "visdial": _answers("NDCG × 100", "ndcg", 100, "VisDial, val", 48.4, 22.6),
+  "coco_captions": _answers("CIDEr × 100", "cider", "MS-COCO, test", 79.4, 61.6, 65.5),
+  "vqa2": _answers("VQA accuracy, %", "vqa_accuracy", "VQA2, test-dev", 51.8, 47.6, 43.5),
+  "vizwiz": _answers("VQA accuracy, %", "vqa_accuracy", "VizWiz, test-dev", 28.8, 37.6),
+  "okvqa": _answers("VQA accuracy, %", "vqa_accuracy", "OKVQA, val", 44.7, 23.8),
+  "image_paragraph": _answers("CIDEr × 100", "cider", "Image Paragraph, test", None, 10.5),
+  "visdial": _answers("NDCG × 100", "ndcg", "VisDial, val", 48.4, 22.6),
 }
 
 
