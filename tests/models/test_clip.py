@@ -92,7 +92,8 @@ def test_a_true_pair_is_no_negative():
   assert abs(untold[0] - untold[1]) > 1
 
 
-@pytest.mark.parametrize("wrong", [{"text_tower": "lstm"}, {"image_tower": "mlp"}, {"image_size": 60}])
+@pytest.mark.parametrize("wrong", [{"text_tower": "lstm"}, {"image_tower": "mlp"}, {"image_size": 60}, {"activation": "relu"},
+                                   {"image_fit": "pad"}])
 def test_wrong_geometry_is_named(wrong):
   with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
     dataclasses.replace(DEMO, **wrong)

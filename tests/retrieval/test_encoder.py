@@ -1,9 +1,11 @@
 """The encoder's folder and face."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from cm3leon_jax import assets
@@ -58,6 +60,37 @@ def test_texts_are_cut_and_the_transformer_gets_an_end():
   np.testing.assert_array_equal(pad_texts(ids, bag)[0], [[5, 6, 0, 0], [5, 6, 7, 8], [0] * 4])
   np.testing.assert_array_equal(pad_texts(ids, bag)[1].sum(1), [2, 4, 0])
   np.testing.assert_array_equal(pad_texts(ids, transformer)[0], [[5, 6, 1, 0], [5, 6, 7, 1], [1, 0, 0, 0]])
+  public = dataclasses.replace(transformer, text_start=98, text_end=99)
+  np.testing.assert_array_equal(pad_texts(ids, public)[0], [[98, 5, 6, 99], [98, 5, 6, 99], [98, 99, 0, 0]])
+  np.testing.assert_array_equal(pad_texts(ids, public)[1].sum(1), [4, 4, 2])
+
+
+def test_the_shipped_encoder_is_what_it_was():
+  """Documents, indexes and checkpoints name the encoder by this fingerprint; new fields of the geometry must not change it."""
+  shipped = Encoder.load(assets.path("tokenizers/demo_clip"))
+  assert (shipped.fingerprint, shipped.name, shipped.published) == ("d617d0111a7e7adf", "clip", False)
+
+
+# Sides: a larger and a smaller picture, wide and tall, odd margins that round to even, a square, the model's own size.
+@pytest.mark.parametrize("height, width", [(301, 500), (500, 301), (100, 133), (33, 90), (225, 224), (224, 231), (64, 64),
+                                           (224, 224)])
+def test_the_centre_is_cropped_as_clip_does(height, width):
+  image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+  got = encoders.crop(image[None], 224)[0]
+  # OpenAI's transform: torchvision's Resize(224, BICUBIC) and CenterCrop(224) on a PIL image, in their own arithmetic.
+  new = (224, int(224 * height / width)) if width <= height else (int(224 * width / height), 224)
+  left, top = int(round((new[0] - 224) / 2.0)), int(round((new[1] - 224) / 2.0))
+  expected = Image.fromarray(image).resize(new, Image.BICUBIC).crop((left, top, left + 224, top + 224))
+  np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+def test_the_crop_equals_transformers():
+  processing = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
+  processor = processing.CLIPImageProcessorPil()
+  image = np.random.default_rng(0).integers(0, 256, (301, 500, 3), dtype=np.uint8)
+  made = processor(images=[image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+  pixels = (made * processor.image_std + processor.image_mean) * 255
+  np.testing.assert_allclose(encoders.crop(image[None], 224)[0], pixels, atol=1e-3)
 
 
 def test_loading_gives_what_was_saved(toy, encoder):
