@@ -34,13 +34,26 @@ def _fid(kinds) -> Callable:
   parser.add_argument("--nearest_k", type=int, default=5, metavar="K", help="neighbour of precision, recall, density, coverage (5)")
   parser.add_argument("--cache", default="", metavar="D",
                       help="folder that keeps features (CM3LEON_CACHE, or ~/.cache/cm3leon_jax/features)")
+  parser.add_argument("--clip", default="", metavar="D", help="folder of a CLIP: also CMMD; without --weights, CMMD alone")
   _json(parser)
 
   def run(args) -> dict:
     from cm3leon_jax.evaluation import fid
 
-    return fid.evaluate_fid(args.generated, args.reference, args.weights, args.json, variant=args.variant,
-                            cache=args.cache, nearest_k=args.nearest_k, extrapolate=args.infinity)
+    distances = {}
+    if args.clip:
+      from cm3leon_jax.evaluation import cmmd
+
+      distances = cmmd.evaluate_cmmd(args.generated, args.reference, args.clip, args.json, cache=args.cache)
+      if not args.weights:
+        return distances
+    result = distances | fid.evaluate_fid(args.generated, args.reference, args.weights, args.json, variant=args.variant,
+                                          cache=args.cache, nearest_k=args.nearest_k, extrapolate=args.infinity)
+    if args.clip and args.json:
+      from cm3leon_jax.evaluation import files
+
+      files.write_json(args.json, result)
+    return result
 
   return run
 

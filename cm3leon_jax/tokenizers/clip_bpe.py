@@ -99,7 +99,8 @@ def _rust_tokenizer(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]
   try:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
   except ImportError as error:
-    raise InputError("CLIP's text tokenizer needs the package `tokenizers`: pip install tokenizers") from error
+    raise InputError("CLIP's text tokenizer needs the package `tokenizers`: pip install tokenizers (or the extra "
+                     "`eval`)") from error
   tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges), continuing_subword_prefix="",
                                    end_of_word_suffix=_WORD_END))
   tokenizer.normalizer = normalizers.Sequence(

@@ -1,6 +1,7 @@
 """CMMD: the published formula in plain NumPy, blocks, intervals, names; the command on pictures."""
 
 import dataclasses
+import json
 
 import numpy as np
 from PIL import Image
@@ -95,3 +96,18 @@ def test_two_folders(tmp_path, encoder):
   for wrong, message in ((tmp_path / "none", "no such folder"), (tmp_path / "f.npz", "folders of pictures")):
     with pytest.raises(InputError, match=message):
       cmmds.evaluate_cmmd(a, wrong, clip)
+
+
+def test_the_command(tmp_path, capsys):
+  from cm3leon_jax import cli
+
+  a, b = folder(tmp_path / "a", (64, 64), 4, 0), folder(tmp_path / "b", (64, 64), 4, 1)
+  flags = ["eval", "fid", f"--generated={a}", f"--reference={b}", f"--clip={assets.path('tokenizers/demo_clip')}",
+           f"--cache={tmp_path / 'cache'}", f"--json={tmp_path / 'out.json'}"]
+  assert cli.main(flags) == 0
+  alone = json.loads((tmp_path / "out.json").read_text())
+  assert "mmd_clip" in alone and not any("fd_" in key for key in alone)
+  assert f"mmd_clip\t{alone['mmd_clip']}" in capsys.readouterr().out
+  assert cli.main([*flags, "--weights=efficientnet-lite0"]) == 0
+  both = json.loads((tmp_path / "out.json").read_text())
+  assert both["mmd_clip"] == alone["mmd_clip"] and both["fd_efficientnet_lite0"] > 0
