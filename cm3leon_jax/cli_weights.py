@@ -1,6 +1,6 @@
 """`cm3leon import` and `cm3leon export`: thin; each format calls one function of weights/."""
 
-_IMPORTS = ("opt", "chameleon", "metaseq", "clip")
+_IMPORTS = ("opt", "chameleon", "metaseq", "clip", "vqgan")
 _EXPORTS = ("opt", "chameleon")
 
 
@@ -14,7 +14,15 @@ def add_import(sub):
                       "tokenizers the model has; not needed for what export wrote")
   parser.add_argument("--vocabulary", default="", metavar="F", help="clip only: the vocabulary file of the text encoder")
 
+  parser.add_argument("--image_size", type=int, default=256, metavar="N", help="vqgan only: pixels a side of the pictures")
+
   def run(args) -> None:
+    if args.format == "vqgan":
+      from cm3leon_jax.weights import vqgan
+
+      for key, value in vqgan.import_vqgan(args.source, args.out, args.image_size).items():
+        print(f"{key}\t{value}")
+      return
     if args.format == "clip":
       from cm3leon_jax.weights import clip
 

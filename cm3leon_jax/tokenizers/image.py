@@ -1,7 +1,8 @@
 """The image tokenizer as the rest of the program sees it: pictures to codes and back.
 
 A folder holds `manifest.json` (kind `image_tokenizer`, the network's shape, the hash of the weights) and
-`weights.npz` (flat `/`-joined names, float16). Networks and training: models/vqgan.py, tokenizers/train_image.py.
+`weights.npz` (flat `/`-joined names; float16, or float32 where they were imported). Networks and training:
+models/vqgan.py, tokenizers/train_image.py.
 """
 
 import dataclasses
@@ -110,17 +111,19 @@ class ImageTokenizer:
       done.append(np.asarray(function(self._params, padded))[:len(part)])
     return np.concatenate(done) if done else empty
 
-  def save(self, folder: str | os.PathLike, *, extra_files: Mapping[str, Image.Image] | None = None, **fields) -> None:
+  def save(self, folder: str | os.PathLike, *, extra_files: Mapping[str, Image.Image] | None = None,
+           dtype: np.typing.DTypeLike = np.float16, **fields) -> None:
     """Writes the folder.
 
     Args:
       folder: replaced if it exists.
+      dtype: of the stored weights.
       extra_files: file name → picture, put beside the weights.
       **fields: further manifest fields.
     """
     flat = traverse_util.flatten_dict(self._params, sep="/")
     with manifest.writing(folder, KIND) as (temporary, record):
-      np.savez(temporary / WEIGHTS, **{name: np.asarray(x, np.float16) for name, x in flat.items()})
+      np.savez(temporary / WEIGHTS, **{name: np.asarray(x, dtype) for name, x in flat.items()})
       for name, picture in (extra_files or {}).items():
         picture.save(temporary / name, optimize=True)
       record.update(fields, network=dataclasses.asdict(self.config), codebook_size=self.codebook_size,
