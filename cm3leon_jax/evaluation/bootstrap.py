@@ -45,8 +45,10 @@ def resampled_means(values: np.ndarray, repeats: int = REPEATS, seed: int = 0) -
   if not len(values):
     raise ValueError("no values to resample")
   columns = values.reshape(len(values), -1)
-  means = [np.stack([np.take(column, rows).mean(axis=1) for column in columns.T], axis=1)
-           for rows in resamples(len(values), repeats, seed)]
+  # How often each row was drawn, times the rows: one matrix product for all columns.
+  drawn = (np.stack([np.bincount(r, minlength=len(values)) for r in rows]).astype(np.float64)
+           for rows in resamples(len(values), repeats, seed))
+  means = [counts @ columns / len(values) for counts in drawn]
   return np.concatenate(means).reshape((repeats,) + values.shape[1:])
 
 

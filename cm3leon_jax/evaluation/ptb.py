@@ -13,6 +13,7 @@ runs the reference. What differs most: it reads all captions as one text, so tha
 caption that begins with "A" on the next line.
 """
 
+import functools
 import re
 from typing import Sequence
 
@@ -64,6 +65,7 @@ _CLITIC = r"'(?:s|m|d|re|ve|ll)\b"
 _LETTER = r"(?:[^\W_\u00b2\u00b3\u00b9\u2070-\u2089\u2155-\u215e\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]|[\u0300-\u036f])"
 _OUTSIDE = r"""\s"<>|()"""  # what ends an address
 _TOKEN = re.compile(
+    r"[A-Za-z]+(?=\s|\Z)|"  # a plain word, tried first for speed
     rf"(?i:https?)://[^{_OUTSIDE}{{}}]+[^{_OUTSIDE}.!?{{}},-]"
     rf"|www\.(?:[^{_OUTSIDE}.!?{{}},]+\.)+[A-Za-z]{{2,4}}(?:/[^{_OUTSIDE}]+[^{_OUTSIDE}.!?{{}},-])?"
     rf"|[A-Za-z0-9][^{_OUTSIDE}]*@(?:[^{_OUTSIDE}.]+\.)*[^{_OUTSIDE}.]+"
@@ -99,7 +101,7 @@ def tokenize(caption: str) -> list[str]:
   """Lower-case tokens without COCO's punctuation."""
   if _PLAIN.fullmatch(caption):  # the same result, 10 times faster
     words = caption.lower().replace(",", " ").replace(".", " ").split()
-    if words and _TWO_WORDS.isdisjoint(words) and ("." not in caption or not _keeps_stop(caption.split(",")[-1])):
+    if words and _TWO_WORDS.isdisjoint(words) and ("." not in caption or not _keeps_stop(caption.rstrip().rpartition(" ")[2])):
       return words
   text = _CURLY_CLITIC.sub("'", caption.translate(_PLAIN_SIGNS))
   if "&" in text:
@@ -110,9 +112,10 @@ def tokenize(caption: str) -> list[str]:
   return [token for token in tokens if token not in PUNCTUATION and not _DROPPED_TOO.fullmatch(token)]
 
 
-def _keeps_stop(text: str) -> bool:
+@functools.lru_cache(maxsize=1 << 16)
+def _keeps_stop(last: str) -> bool:
   """Whether the last word of a text that ends in a full stop is an abbreviation."""
-  last = text.split()[-1]
+  last = last.rpartition(",")[2]
   return len(last) <= 7 and _TOKEN.match(last).group().endswith(".") and last != "."
 
 
