@@ -27,7 +27,7 @@ CAPTIONS = [
 def openai_file():
   spec = importlib.util.find_spec("clip")  # not imported: its __init__ wants torchvision
   if spec is None:
-    pytest.skip("the package clip-anytorch holds OpenAI's vocabulary")
+    pytest.skip("the package openai-clip holds OpenAI's vocabulary")
   return Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
 
 

@@ -13,10 +13,10 @@ IDS = [[518, 5, 300, 512, 519], [518, 519], [518, *range(40, 50), 519]]
 
 
 def clip_package():
-  """Folder of the package clip-anytorch, OpenAI's code as published; not imported: its __init__ wants torchvision."""
+  """Folder of the package openai-clip, OpenAI's code as published; not imported: its __init__ wants torchvision."""
   spec = importlib.util.find_spec("clip")
   if spec is None:
-    pytest.skip("the package clip-anytorch holds OpenAI's code")
+    pytest.skip("the package openai-clip holds OpenAI's code")
   return Path(spec.origin).parent
 
 
