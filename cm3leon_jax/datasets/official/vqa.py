@@ -5,6 +5,8 @@
     …/val2014/COCO_val2014_000000000042.jpg
 """
 
+import sys
+
 from cm3leon_jax.datasets.items import Item, Items
 from cm3leon_jax.datasets.official import pictures
 from cm3leon_jax.datasets.official.source import Source, one_of, sample
@@ -61,7 +63,8 @@ def _read(source: Source, split: str, prefix: str, images: str, category) -> Ite
   given, kinds = {}, {}
   if answers:
     with source.reading(path):
-      given = {id_: tuple(a["answer"] for a in row["answers"]) for id_, row in answers.items()}
+      # Interned: two million answers are a few thousand words.
+      given = {id_: tuple(sys.intern(a["answer"]) for a in row["answers"]) for id_, row in answers.items()}
       kinds = {id_: category(row, data) for id_, row in answers.items()}
   return source.finish([
       Item(row["question_id"], text=row["question"].strip(), image=place(pictures.coco_name(folder, row["image_id"])),
