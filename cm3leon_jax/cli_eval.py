@@ -59,9 +59,9 @@ def _fid(kinds) -> Callable:
 
 
 def _vqa(kinds) -> Callable:
-  parser = kinds.add_parser("vqa", help="VQA accuracy, official rule")
-  parser.add_argument("--predictions", required=True, help="[{question_id, answer}]")
-  parser.add_argument("--references", required=True, help="the official annotations file")
+  parser = kinds.add_parser("vqa", help="accuracy on VQA, OK-VQA and VizWiz, official rules")
+  parser.add_argument("--predictions", required=True, help="[{question_id, answer}]; of VizWiz [{image, answer}]")
+  parser.add_argument("--references", required=True, help="the official annotations file; its form decides the rule")
   _files(parser)
 
   def run(args) -> dict:

@@ -1,15 +1,16 @@
-"""VQA accuracy by the official rule (Antol et al. 2015; visualqa.org/evaluation.html).
+"""VQA accuracy by the official rule (Antol et al. 2015; visualqa.org/evaluation.html): VQA v1, v2, OK-VQA, VizWiz.
 
 An answer is compared with each set of nine of the ten people's answers: 3 equal ones make
 it right, fewer make a third each; the mean over the ten sets is the question's accuracy.
 Answers are brought to one form first, but only when the ten differ among themselves. The
 official code's slips are part of every published number, so they are kept here: see
-`strip_punctuation`.
+`strip_punctuation`. OK-VQA is scored by this code as it is; VizWiz has a variant of its own: `vizwiz_accuracy`.
 """
 
 import functools
 import os
 import re
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +28,13 @@ _CONTRACTED = """ain't aren't can't could've couldn't couldn't've didn't doesn't
   would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've""".split()
 _CONTRACTIONS = {form[:m.start()] + form[m.end():]: form for form in _CONTRACTED for m in re.finditer("'", form)}
 _CONTRACTIONS["somebody'd"] = "somebodyd"  # the official table has this entry the wrong way round
+
+# VizWiz's table is the same after an editor made apostrophes typographic, but for these.
+_VIZWIZ_STRAIGHT = frozenset("ain't aren't can't could've couldn't we've where's who've".split())
+_VIZWIZ_STRAIGHT_FORMS = frozenset(["couldn'tve", "hadn'tve"])
+_VIZWIZ_CONTRACTIONS = {
+    form if form in _VIZWIZ_STRAIGHT_FORMS else form.replace("'", "’"):
+        full if full in _VIZWIZ_STRAIGHT else full.replace("'", "’") for form, full in _CONTRACTIONS.items()}
 
 _NUMBERS = {"none": "0", **{word: str(i) for i, word in enumerate(
     "zero one two three four five six seven eight nine ten".split())}}
@@ -49,24 +57,49 @@ def strip_punctuation(answer: str) -> str:
   return _FULL_STOP.sub("", out, count=_FULL_STOPS_AT_MOST)
 
 
+def _to_one_form(answer: str, contractions: Mapping[str, str]) -> str:
+  """Lower case, digits for number words, no articles, apostrophes put back by the table."""
+  words = (_NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split())
+  return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def process(answer: str) -> str:
-  """One form for an answer: lower case, digits for number words, no articles, apostrophes put back."""
-  words = (_NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split())
-  return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+  """One form for an answer, by the official table."""
+  return _to_one_form(answer, _CONTRACTIONS)
 
 
 def _clean(answer: str) -> str:
   return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def accuracy(answer: str, people: list[str]) -> float:
+def _mean_over_nines(answer: str, people: Sequence[str]) -> float:
+  """The mean over all sets of people but one: a third for each that gave the answer, 1 at most."""
+  equal = [p == answer for p in people]
+  return sum(min(1.0, (sum(equal) - own) / 3) for own in equal) / len(people)
+
+
+def accuracy(answer: str, people: Sequence[str]) -> float:
   """Accuracy in 0..1 of one answer against (usually ten) people's answers."""
   answer, people = _clean(answer), [_clean(p) for p in people]
   if len(set(people)) > 1:
     answer, people = process(answer), [process(p) for p in people]
-  equal = [p == answer for p in people]
-  return sum(min(1.0, (sum(equal) - own) / 3) for own in equal) / len(people)
+  return _mean_over_nines(answer, people)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def vizwiz_process(answer: str) -> str:
+  """One form for a model's answer, by VizWiz's table: "dont" becomes "don’t", which no person's "don't" equals."""
+  return _to_one_form(answer, _VIZWIZ_CONTRACTIONS)
+
+
+def vizwiz_accuracy(answer: str, people: Sequence[str]) -> float:
+  """Accuracy in 0..1 by VizWiz's own evaluation code (Gurari et al. 2018).
+
+  It brings the model's answer to one form always, also when the people agree, and compares it with people's answers as
+  they stand in the file (which are in lower case, and mostly clean).
+  """
+  return _mean_over_nines(vizwiz_process(_clean(answer)), people)
 
 
 def evaluate_vqa(predictions: str | os.PathLike, references: str | os.PathLike, json_out: str | os.PathLike = "",
@@ -74,45 +107,59 @@ def evaluate_vqa(predictions: str | os.PathLike, references: str | os.PathLike, 
   """Scores answers against the official annotations file.
 
   Args:
-    predictions: JSON `[{"question_id", "answer"}, …]`, one answer a question.
-    references: JSON `{"annotations": [{"question_id", "answers": [{"answer"}, …], …}]}`.
+    predictions: JSON `[{"question_id", "answer"}, …]`, one answer a question; of VizWiz `[{"image", "answer"}, …]`.
+    references: VQA and OK-VQA: JSON `{"annotations": [{"question_id", "answers": [{"answer"}, …], …}]}`;
+      VizWiz: `[{"image", "answers": [{"answer"}, …], …}]`. The form decides the rule.
     json_out: where the result goes; empty for nowhere.
     allow_missing: score the questions that have an answer, instead of stopping at those without.
 
   Returns:
-    Flat: `vqa_accuracy` in percent with `_low`, `_high` (95 % interval over questions), `count`,
-    `share_scored`, `empty_answers`; where the annotations tell them, `answer_type/X` and
+    Flat: `vqa_accuracy` in percent with `_low`, `_high` (95 % interval over questions), `count`, `share_scored`,
+    `empty_answers`, `rule` (`vqa` or `vizwiz`); where the annotations tell them, `answer_type/X` and
     `question_type/X` in percent.
 
   Raises:
     InputError: a file is missing or of another form; duplicate, unknown or missing question ids.
   """
-  predicted = files.rows(files.read_json(predictions), {"question_id": (int, str), "answer": str}, predictions,
-                         "answers")
-  data = files.read_json(references)
-  if not isinstance(data, dict) or "annotations" not in data:
-    raise InputError(f"{references}: not a VQA annotations file: it must hold {{\"annotations\": […]}} "
-                     "(the file of questions is another one)")
-  truth = files.rows(data["annotations"], {"question_id": (int, str), "answers": list}, references, "annotations")
-  bad = [row["question_id"] for row in truth if not row["answers"] or not all(
-      isinstance(a, dict) and isinstance(a.get("answer"), str) for a in row["answers"])]
-  if bad:
-    raise InputError(f"{references}: {files.count(len(bad), 'question')} whose `answers` is not a list "
-                     f"[{{\"answer\": …}}, …] of at least one: {files.sample(bad)}")
-  files.check_unique([row["question_id"] for row in predicted], predictions, "question id")
-  files.check_unique([row["question_id"] for row in truth], references, "question id")
-  answer_of = {row["question_id"]: row["answer"] for row in predicted}
-  ids = files.check_ids(list(answer_of), [row["question_id"] for row in truth], predictions, references, "question id",
-                        allow_missing)
-  rows = [row for row in truth if row["question_id"] in answer_of]
-  scores = 100 * np.array([accuracy(answer_of[row["question_id"]], [a["answer"] for a in row["answers"]])
-                           for row in rows])
+  rule, key, truth, type_names = _read_annotations(references)
+  data = files.read_json(predictions)
+  predicted = files.rows(data, {key: (int, str), "answer": str}, predictions, "answers")
+  name = "question id" if key == "question_id" else "image"
+  files.check_unique([row[key] for row in predicted], predictions, name)
+  answer_of = {row[key]: row["answer"] for row in predicted}
+  ids = files.check_ids(list(answer_of), [row[key] for row in truth], predictions, references, name, allow_missing)
+  rows = [row for row in truth if row[key] in answer_of]
+  score = vizwiz_accuracy if rule == "vizwiz" else accuracy
+  scores = 100 * np.array([score(answer_of[row[key]], [a["answer"] for a in row["answers"]]) for row in rows])
   result = bootstrap.mean_interval(scores).as_fields("vqa_accuracy")
   result |= {"count": len(ids), "share_scored": len(ids) / len(truth),
-             "empty_answers": sum(not answer_of[i].strip() for i in ids)}
+             "empty_answers": sum(not answer_of[i].strip() for i in ids), "rule": rule}
   for kind in ("answer_type", "question_type"):
-    names = np.array([str(row.get(kind, "")) for row in rows])
+    names = np.array([type_names.get(str(row.get(kind, "")), str(row.get(kind, ""))) for row in rows])
     result |= {f"{kind}/{name}": float(scores[names == name].mean()) for name in np.unique(names) if name}
   if json_out:
     files.write_json(json_out, result)
   return result
+
+
+def _read_annotations(path: str | os.PathLike) -> tuple[str, str, list[dict], dict[str, str]]:
+  """The rule, the name of the field that identifies a question, the rows, and the long names of question types.
+
+  OK-VQA's file holds the latter: `"question_types": {"one": "Vehicles and Transportation", …}`.
+  """
+  data = files.read_json(path)
+  if isinstance(data, list):
+    rule, key, rows, names = "vizwiz", "image", data, {}
+  elif isinstance(data, dict) and "annotations" in data:
+    rule, key, rows, names = "vqa", "question_id", data["annotations"], data.get("question_types")
+  else:
+    raise InputError(f"{path}: not a VQA annotations file: it must hold {{\"annotations\": […]}}, or for VizWiz the list "
+                     f"[{{\"image\": …, \"answers\": […]}}, …]{files.looks_like(data)}")
+  rows = files.rows(rows, {key: (int, str), "answers": list}, path, "annotations", data)
+  bad = [row[key] for row in rows if not row["answers"] or not all(
+      isinstance(a, dict) and isinstance(a.get("answer"), str) for a in row["answers"])]
+  if bad:
+    raise InputError(f"{path}: {files.count(len(bad), 'question')} whose `answers` is not a list "
+                     f"[{{\"answer\": …}}, …] of at least one: {files.sample(bad)}")
+  files.check_unique([row[key] for row in rows], path, "question id" if key == "question_id" else "image")
+  return rule, key, rows, names if isinstance(names, dict) else {}

@@ -97,3 +97,61 @@ def test_bad_files_are_said_by_name_and_count(files, predictions, references, sa
 def test_what_is_there_can_be_scored(files):
   result = vqa.evaluate_vqa(*files([{"question_id": 1, "answer": "yes"}]), allow_missing=True)
   assert result["vqa_accuracy"] == 100 and result["share_scored"] == 0.5
+
+
+# VizWiz: the rule of its own evaluation code (VQAEval of the VizWiz API), on its form of file. It has no annotations of
+# a question: an image has one question. Only the model's answer is brought to one form.
+@pytest.mark.parametrize("answer, people, expected", [
+    ("Yes.", ["yes"] * 10, 1.0),  # normalised though all agree: the VQA rule gives 0
+    ("two", ["2"] * 10, 1.0),
+    ("two", ["two"] * 10, 0.0),  # people's answers are not normalised
+    ("the dog", ["dog"] * 3 + ["cat"] * 7, (3 * 2 / 3 + 7) / 10),  # as in the VQA rule: 9 of 10 at a time
+    ("unanswerable", ["unanswerable"] * 2 + ["unsuitable"] * 8, (2 * 1 / 3 + 8 * 2 / 3) / 10),
+    ("dont know", ["don't know"] * 10, 0.0),  # becomes "don’t know"
+    ("dont know", ["don’t know"] * 10, 1.0),
+    ("cant", ["can't"] * 10, 1.0),  # one of the eight straight ones
+    ("Heinz\tketchup\n", ["heinz ketchup"] * 10, 1.0),
+])
+def test_vizwiz_accuracy(answer, people, expected):
+  assert vqa.vizwiz_accuracy(answer, people) == pytest.approx(expected, abs=1e-12)
+
+
+VIZWIZ = [{"image": "VizWiz_val_00000000.jpg", "question": "Ok. There is another picture.", "answer_type": "unanswerable",
+           "answerable": 0, "answers": [{"answer_confidence": "yes", "answer": "unanswerable"}] * 10},
+          {"image": "VizWiz_val_00000001.jpg", "question": "What is this?", "answer_type": "other", "answerable": 1,
+           "answers": [{"answer_confidence": "maybe", "answer": a} for a in ["soda"] * 2 + ["can of soda"] * 8]}]
+
+
+def test_vizwiz_files(files, tmp_path):
+  paths = files([{"image": "VizWiz_val_00000001.jpg", "answer": "Soda"},
+                 {"image": "VizWiz_val_00000000.jpg", "answer": "Unanswerable."}], VIZWIZ)
+  result = vqa.evaluate_vqa(*paths)
+  assert result["rule"] == "vizwiz" and result["vqa_accuracy"] == pytest.approx((100 + 60) / 2)
+  assert result["answer_type/unanswerable"] == 100 and result["answer_type/other"] == pytest.approx(60)
+
+
+def test_okvqa_files(files):
+  # The official file: five people's answers, each twice; `answer` is `raw_answer` after stemming, and is what counts.
+  answers = [{"answer_id": i + 1, "raw_answer": raw, "answer_confidence": "yes", "answer": stem}
+             for i, (raw, stem) in enumerate([("racing", "race")] * 2 + [("motocross", "motocross")] * 8)]
+  annotations = {"info": {}, "question_types": {"one": "Vehicles and Transportation"}, "annotations": [
+      {"question_id": 297147, "image_id": 297147, "question_type": "one", "answer_type": "other", "answers": answers}]}
+  result = vqa.evaluate_vqa(*files([{"question_id": 297147, "answer": "race"}], annotations))
+  assert result["vqa_accuracy"] == pytest.approx(60) and result["rule"] == "vqa"
+  assert result["question_type/Vehicles and Transportation"] == pytest.approx(60)
+  assert vqa.evaluate_vqa(*files([{"question_id": 297147, "answer": "racing"}], annotations))["vqa_accuracy"] == 0
+
+
+@pytest.mark.parametrize("predictions, references, says", [
+    ([{"question_id": 1, "answer": "a"}], VIZWIZ, "p.json: 1 of 1 rows.*looks like answers for `cm3leon eval vqa`"),
+    ([{"image": "a.jpg", "answer": "a"}], None, "p.json: 1 of 1 rows.*looks like answers of VizWiz"),
+    ([{"image": "a.jpg", "answer": "a"}], VIZWIZ, "p.json: 1 image not in .*r.json: 'a.jpg'"),
+    ([{"image": VIZWIZ[0]["image"], "answer": "a"}], VIZWIZ, "1 image of .*r.json without an answer"),
+    ([{"image": "a.jpg", "answer": "a"}], [{"image": "a.jpg", "question": "what"}], "r.json: .*looks like questions of VizWiz"),
+    ([{"image": "a.jpg", "answer": "a"}], VIZWIZ + VIZWIZ[:1], "r.json: 1 image more than once"),
+    ([{"question_id": 1, "answer": "a"}], {"annotations": [{"image_id": 1, "caption": "a"}]}, "r.json: .*looks like captions"),
+    ([{"question_id": 1, "answer": "a"}], {"questions": [{"question_id": 1, "question": "x"}]}, "looks like questions of VQA"),
+])
+def test_files_of_another_form_are_recognised(files, predictions, references, says):
+  with pytest.raises(InputError, match=says):
+    vqa.evaluate_vqa(*files(predictions, references))
