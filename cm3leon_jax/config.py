@@ -96,10 +96,12 @@ def configured(name: str, *args, **kwargs):
   """Calls a bindable by its name with the loaded bindings.
 
   Raises:
-    InputError: the configuration leaves a required value open.
+    InputError: the configuration leaves a required value open; or the bindable's own, without gin's lines below it.
   """
   try:
     return gin.get_configurable(name)(*args, **kwargs)
+  except InputError as error:
+    raise InputError(_first_line(error)) from error
   except TypeError as error:
     if "required" in str(error) and "argument" in str(error):
       raise InputError(f"the gin files leave a required value of {name} open: {_first_line(error)}") from error
