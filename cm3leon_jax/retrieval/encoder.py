@@ -51,7 +51,7 @@ class Encoder:
   def __init__(self, config: CLIPConfig, params: Mapping[str, Any], text: TextTokenizer | ClipTokenizer, fingerprint: str,
                published: bool = False):
     self.config = config
-    self.name = next((name for name, public in PUBLIC.items() if public == config), "clip")
+    self.name = name_of(config)
     self.published = published
     self.dim = config.embed_dim
     self.text = text
@@ -87,7 +87,7 @@ class Encoder:
     if fingerprint != manifest.get("fingerprint"):
       raise InputError(f"{path}: weights of hash {fingerprint}, the manifest says {manifest.get('fingerprint')}; "
                        "the folder was changed: make it again")
-    params = flax.traverse_util.unflatten_dict({n: a.astype(np.float32) for n, a in flat.items()}, sep="/")
+    params = flax.traverse_util.unflatten_dict({n: a.astype(np.float32, copy=False) for n, a in flat.items()}, sep="/")
     return cls(config, params, text, fingerprint, bool(manifest.get("published", False)))
 
   def tokenize(self, text: str) -> np.ndarray:
@@ -132,6 +132,11 @@ class Encoder:
       rows = [np.pad(row, [(0, short)] + [(0, 0)] * (row.ndim - 1)) for row in rows]
       out.append(np.asarray(function(self.params, *rows))[:size - short])
     return np.concatenate(out)
+
+
+def name_of(config: CLIPConfig) -> str:
+  """`vit_b_32` and the like for a public geometry, else `clip`."""
+  return next((name for name, public in PUBLIC.items() if public == config), "clip")
 
 
 def pad_texts(ids: Sequence[np.ndarray], config: CLIPConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -182,8 +187,15 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def save(folder: str | os.PathLike, config: CLIPConfig, params: Mapping[str, Any], text_folder: str | os.PathLike,
-         notes: Mapping[str, Any] | None = None, dtype: type | None = np.float16) -> Encoder:
-  """Writes what `Encoder.load` reads: weights and a copy of the text tokenizer. Returns the encoder.
+         notes: Mapping[str, Any] | None = None) -> Encoder:
+  """`write` of float16 weights. Returns the encoder."""
+  write(folder, config, params, text_folder, notes, np.float16)
+  return Encoder.load(folder)
+
+
+def write(folder: str | os.PathLike, config: CLIPConfig, params: Mapping[str, Any], text_folder: str | os.PathLike,
+          notes: Mapping[str, Any] | None = None, dtype: type | None = None) -> str:
+  """Writes what `Encoder.load` reads: weights and a copy of the text tokenizer. Returns the fingerprint.
 
   Args:
     params: of `CLIP(config)`.
@@ -201,7 +213,7 @@ def save(folder: str | os.PathLike, config: CLIPConfig, params: Mapping[str, Any
     shutil.copytree(text_folder, temporary / TEXT_FOLDER)
     manifest.update(config=_record(config), dim=config.embed_dim, text_tokenizer=text.fingerprint,
                     fingerprint=_fingerprint(config, flat, text.fingerprint), **(notes or {}))
-  return Encoder.load(folder)
+  return manifest["fingerprint"]
 
 
 def _load_text(folder: str | os.PathLike) -> TextTokenizer | ClipTokenizer:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 import re
 import tempfile
-from typing import Any, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import numpy as np
@@ -55,7 +55,7 @@ class _Weights:
   """What was found: tensors by public name, the files, and what they say of the model."""
 
   where: Path
-  tensors: Mapping[str, Any]
+  tensors: dict[str, Any]  # emptied as they are read: a model is in memory about once
   files: list[Path]
   torchscript: bool = False
 
@@ -104,10 +104,10 @@ def import_clip(source: str, out: str, vocabulary: str = "", activation: str = "
   published = any(digest in PUBLISHED for digest in hashes.values())
   with tempfile.TemporaryDirectory() as temporary:
     clip_bpe.write(Path(temporary) / "text", merges)
-    encoder = encoders.save(out, config, flax.traverse_util.unflatten_dict(flat, sep="/"), Path(temporary) / "text",
-                            {"source": hashes, "published": published}, dtype=None)
-  return {"model": encoder.name, "parameters": sum(x.size for x in flat.values()), "activation": config.activation,
-          "image_size": config.image_size, "dim": config.embed_dim, "fingerprint": encoder.fingerprint,
+    fingerprint = encoders.write(out, config, flax.traverse_util.unflatten_dict(flat, sep="/"), Path(temporary) / "text",
+                                 {"source": hashes, "published": published})
+  return {"model": encoders.name_of(config), "parameters": sum(x.size for x in flat.values()), "activation": config.activation,
+          "image_size": config.image_size, "dim": config.embed_dim, "fingerprint": fingerprint,
           "openai_published_file": published, **{f"sha256 {name}": digest for name, digest in hashes.items()}}
 
 
@@ -179,7 +179,7 @@ def _read(weights: _Weights, activation: str) -> tuple[CLIPConfig, dict[str, np.
   names.check(shapes, {name: (x.dtype, tuple(x.shape)) for name, x in tensors.items()}, str(weights.where))
   flat = {}
   for ours, wants in wanted.items():
-    array = wants.join([tensors[name].read() for name in wants.parts])
+    array = wants.join([tensors.pop(name).read() for name in wants.parts])
     array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     if not np.isfinite(array).all():
       raise InputError(f"{weights.where}: {', '.join(wants.parts)} holds NaN or infinity; get the file again")
