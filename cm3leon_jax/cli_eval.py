@@ -119,6 +119,22 @@ def _contamination(kinds) -> Callable:
   return run
 
 
+def _visdial(kinds) -> Callable:
+  parser = kinds.add_parser("visdial", help="NDCG of ranked answers; with the dialogues also MRR, R@1/5/10, mean rank")
+  parser.add_argument("--predictions", required=True, help="[{image_id, round_id, ranks}], as the challenge's server takes")
+  parser.add_argument("--references", required=True, help="dense annotations: [{image_id, round_id, gt_relevance}]")
+  parser.add_argument("--dialogs", default="", help="visdial_1.0_val.json: score the given answer of every round too")
+  _files(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation import visdial
+
+    return visdial.evaluate_visdial(args.predictions, args.references, args.json, dialogs=args.dialogs,
+                                    allow_missing=args.allow_missing)
+
+  return run
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", default="", metavar="O", help="where the numbers go")
 
@@ -144,7 +160,7 @@ def _compare(kinds) -> Callable:
   return run
 
 
-KINDS = (_captions, _fid, _vqa, _run, _contamination, _compare)
+KINDS = (_captions, _fid, _vqa, _visdial, _run, _contamination, _compare)
 
 
 def add(sub):
