@@ -135,6 +135,22 @@ def _visdial(kinds) -> Callable:
   return run
 
 
+def _scienceqa(kinds) -> Callable:
+  parser = kinds.add_parser("scienceqa", help="share of right choices, with the breakdown of the official table")
+  parser.add_argument("--predictions", required=True, help="{question id: number, letter or text}")
+  parser.add_argument("--references", required=True, help="the official problems.json")
+  parser.add_argument("--split", default="test", help="which of its problems (%(default)s)")
+  _files(parser)
+
+  def run(args) -> dict:
+    from cm3leon_jax.evaluation import scienceqa
+
+    return scienceqa.evaluate_scienceqa(args.predictions, args.references, args.json, split=args.split,
+                                        allow_missing=args.allow_missing)
+
+  return run
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", default="", metavar="O", help="where the numbers go")
 
@@ -160,7 +176,7 @@ def _compare(kinds) -> Callable:
   return run
 
 
-KINDS = (_captions, _fid, _vqa, _visdial, _run, _contamination, _compare)
+KINDS = (_captions, _fid, _vqa, _visdial, _scienceqa, _run, _contamination, _compare)
 
 
 def add(sub):

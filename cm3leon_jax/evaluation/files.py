@@ -10,14 +10,22 @@ import numpy as np
 from cm3leon_jax.errors import InputError
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, *, unique_names: bool = False) -> Any:
   """Parses a file.
 
+  Args:
+    unique_names: refuse an object that holds a name twice (of which JSON readers keep the last one).
+
   Raises:
-    InputError: no such file, or not JSON.
+    InputError: no such file, not JSON, or a name twice.
   """
+
+  def pairs(items: list[tuple[str, Any]]) -> dict:
+    check_unique([name for name, _ in items], path, "name")
+    return dict(items)
+
   try:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs if unique_names else None)
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such file") from error
   except (IsADirectoryError, PermissionError) as error:
