@@ -21,7 +21,7 @@ RANKS = 3  # candidates of a drawn item
 _THINGS = ("dog", "train", "kite", "pizza", "red bus", "surfer", "giraffe", "clock tower", "bowl of fruit", "umbrella stand")
 _PLACES = ("on a beach", "in a kitchen", "at night", "in the snow", "beside a parked car", "in front of a white house")
 _TYPES = ("yes/no", "number", "other", "other")
-_NAMES = {"fid": "coco_30k_docs2", "captions": "coco_captions", "vqa": "vqa2"}
+_NAMES = {"fid": "coco_30k_docs2", "captions": "coco_captions", "vqa": "okvqa"}
 _TASKS = {"fid": "text_to_image", "captions": "image_to_text"}
 _ITEM_KEYS = {"fid": "clip_score", "captions": "cider", "visdial": "ndcg"}
 
@@ -135,7 +135,7 @@ def _value(metric: str, number: int, skill: float, rng: np.random.Generator) -> 
   right = rng.random() < np.clip(skill + 0.2 * ease, 0.02, 0.98)
   if metric == "scienceqa":
     return float(right)
-  return float(rng.choice([1.0, 0.9, 0.6])) if right else float(rng.choice([0.0, 0.0, 0.3]))
+  return 1.0 if right else float(rng.choice([0.0, 0.0, 0.3, 0.6]))  # of the answers below, by the official rule
 
 
 def _save(folder: Path, number: int, what: str, picture: Image.Image) -> str:
@@ -171,7 +171,8 @@ def _vqa(folder: Path, number: int, value: float, skill: float) -> dict:
   right, wrong = {"yes/no": ("yes", "no"), "number": ("3", "5"), "other": ("on the grass", "a table")}[kind]
   question = {"yes/no": "Is there a {} in the picture?", "number": "How many {}s are there?",
               "other": "Where does the {} stand?"}[kind].format(_THINGS[number % len(_THINGS)])
-  return _text(folder, number, right if value >= 0.5 else wrong, prompt=f"Question: {question} The answer is",
+  said = {1.0: right, 0.6: wrong, 0.3: "unclear", 0.0: "purple"}[value]
+  return _text(folder, number, said, prompt=f"Question: {question} The answer is",
                question=HOSTILE if number == 3 else question, references=[right] * 7 + [wrong] * 2 + ["unclear"],
                choices=[right, wrong] if kind == "other" else [])
 

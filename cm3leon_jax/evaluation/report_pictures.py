@@ -22,7 +22,7 @@ def data_uri(path: Path, side: int = MAX_SIDE, jpeg: bool = False) -> str:
   Args:
     path: a picture.
     side: pixels kept along the longer side.
-    jpeg: write a JPEG instead where that is smaller, as it is for photographs.
+    jpeg: write a JPEG instead where there are more colours, as in photographs: half the size, and faster.
 
   Raises:
     InputError: no such file, or not a picture.
@@ -39,11 +39,13 @@ def data_uri(path: Path, side: int = MAX_SIDE, jpeg: bool = False) -> str:
   rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
   picture = Image.new("RGB", rgba.size, "white")
   picture.paste(rgba, mask=rgba.getchannel("A"))
-  out = {"png": io.BytesIO()}
-  reduced = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-  reduced.save(out["png"], "PNG", optimize=True)
-  if jpeg:
-    out["jpeg"] = io.BytesIO()
-    picture.save(out["jpeg"], "JPEG", quality=86, optimize=True)
-  kind = min(out, key=lambda k: len(out[k].getvalue()))
-  return f"data:image/{kind};base64," + base64.b64encode(out[kind].getvalue()).decode("ascii")
+  out = io.BytesIO()
+  if jpeg and picture.getcolors(256) is None:
+    sharp = max(picture.size) <= MAX_SIDE  # small pictures are enlarged, where halved colours would be seen
+    picture.save(out, "JPEG", quality=86, subsampling=0 if sharp else 2)
+    kind = "jpeg"
+  else:
+    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    picture.save(out, "PNG", optimize=True)
+    kind = "png"
+  return f"data:image/{kind};base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -8,6 +8,7 @@ import dataclasses
 import os
 from pathlib import Path
 import string
+import sys
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -90,6 +91,9 @@ def compare(paths: Sequence[str | os.PathLike], json_out: str = "", html: str = 
     fields = list(dict.fromkeys(field for field, *_ in found.differs))
     raise InputError(f"these results cannot be compared: they differ in {', '.join(fields)}; run one again with the "
                      "other's protocol, or see the differences of numbers all the same with --force")
+  if found.differs:
+    print(f"not comparable: {', '.join(dict.fromkeys(field for field, *_ in found.differs))} differ; the differences of "
+          "numbers below say nothing about the models alone", file=sys.stderr)
   if html:
     from cm3leon_jax.evaluation.run import compare_page  # matplotlib, only where a page is wanted
 

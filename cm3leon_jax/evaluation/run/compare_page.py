@@ -50,12 +50,12 @@ def render(found: Comparison) -> str:
   first = found.runs[0]
   return page_template.get("run_compare.html").render(
     css=page_template.css("report.css", "run.css"),
-    title=" against ".join(_names(found)),
+    title=" against ".join(_names(found)) if len(found.runs) == 2 else f"{len(found.runs)} runs compared",
     protocol=str(first.protocol.get("name") or "evaluation"),
     runs=[{"letter": letter, "name": name, "about": page.model_words(run), "folder": str(run.folder or "a result.json alone"),
            "command": page_data.command(run.folder, run.protocol, "ANOTHER_FOLDER")}
           for letter, name, run in zip(found.letters, _names(found), found.runs)],
-    lead=page.lead(first).removesuffix(page.model_words(first)).strip(),
+    lead=page.task_words(first, settings=not found.differs),
     differs=[(field, str(a), f"{letter}: {b}" if len(found.runs) > 2 else str(b)) for field, a, b, letter in found.differs],
     letters=found.letters,
     headline=_headline(found),
@@ -118,12 +118,15 @@ def _figures(found: Comparison) -> list[dict[str, str]]:
       made.append({"title": "Over guidance", "svg": page.sweep_of(found.runs), "caption": "Each dot is one of the runs."})
     except InputError:
       pass  # one of them has no guidance, which the table of what differs says
-  for row in found.rows:
-    about = page_numbers.describe(row.key)
-    dots = [(letter, page_numbers.shown(value, about.scale), n % 4)
-            for n, (letter, value) in enumerate(zip(found.letters, row.values))]
-    made.append({"title": about.label, "svg": page_figures.dots(f"{about.label}: {', '.join(found.letters)}", dots),
-                 "caption": ""})
+  for title, keys in page_numbers.grouped([row.key for row in found.rows]).items():
+    dots = []
+    for row in found.rows:
+      if row.key in keys:
+        about = page_numbers.describe(row.key)
+        own = f", {about.short}" if len(keys) > 1 else ""
+        dots += [(letter + own, page_numbers.shown(value, about.scale), n % 4)
+                 for n, (letter, value) in enumerate(zip(found.letters, row.values))]
+    made.append({"title": title, "svg": page_figures.dots(f"{title}: {', '.join(found.letters)}", dots), "caption": ""})
   ranks = {letter: run.ranks() for letter, run in zip(found.letters, found.runs)}
   if all(len(values) > 1 for values in ranks.values()) and len({run.headline for run in found.runs}) == 1:
     label = page_numbers.describe(found.runs[0].headline).label

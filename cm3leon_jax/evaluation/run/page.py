@@ -45,7 +45,7 @@ def render(run: Run) -> str:
   return page_template.get("run.html").render(
     css=page_template.css("report.css", "run.css"),
     title=str(run.protocol.get("name") or "Evaluation"),
-    lead=lead(run),
+    lead=f"{task_words(run)} {model_words(run)}",
     headline=headline(run),
     warnings=page_numbers.warnings(run),
     comparable=rows is not None and comparable(run, rows),
@@ -69,6 +69,7 @@ def render(run: Run) -> str:
     shown_categories=_CATEGORIES,
     command=page_data.command(run.folder, run.protocol),
     anew=page_data.command(run.folder, run.protocol, "ANOTHER_FOLDER"),
+    index=(run.protocol.get("index") or {}).get("hash", ""),
     operative=_text(run.folder / "operative.gin"),
     protocol=flat(run.protocol),
     folder=str(run.folder),
@@ -76,11 +77,13 @@ def render(run: Run) -> str:
   )
 
 
-def lead(run: Run) -> str:
-  """What was run, in two sentences."""
+def task_words(run: Run, settings: bool = True) -> str:
+  """What was run, in a sentence; with how the model was asked, where `settings` says so."""
   protocol, sampling = run.protocol, run.protocol["sampling"]
   count = page_data.number(protocol["items"].get("count")) or 0
   text = f"{TASKS.get(protocol.get('task'), 'Evaluation')}, {count:,.0f} items"
+  if not settings:
+    return text + "."
   parts = []
   if sampling.get("docs"):
     parts.append(f"{sampling['docs']} retrieved document{'s' * (sampling['docs'] != 1)} each")
@@ -89,8 +92,7 @@ def lead(run: Run) -> str:
     parts.append(f"{sampling['candidates']} candidates, the best by {'CLIP' if pick == 'clip' else pick}")
   if sampling.get("guidance") is not None:
     parts.append(f"guidance {sampling['guidance']:g}")
-  text += f" ({', '.join(parts)})." if parts else "."
-  return f"{text} {model_words(run)}"
+  return text + (f" ({', '.join(parts)})." if parts else ".")
 
 
 def model_words(run: Run) -> str:
@@ -116,7 +118,7 @@ def headline(run: Run) -> dict[str, str] | None:
 def comparable(run: Run, rows: paper_rows.Rows) -> bool:
   """Whether our number may stand on one axis with the paper's."""
   published = (run.protocol.get("network") or {}).get("published", False) if run.metric == "fid" else True
-  return run.headline == rows.key and published and rows.count in (None, run.protocol["items"].get("count"))
+  return run.headline == rows.key and published and not rows.differs and rows.count in (None, run.protocol["items"].get("count"))
 
 
 def ours(run: Run, rows: paper_rows.Rows | None) -> dict[str, str] | None:
@@ -141,22 +143,15 @@ def figures(run: Run, rows: paper_rows.Rows | None) -> list[dict[str, str]]:
     made.append({"title": f"{rows.metric}: this run and the paper",
                  "svg": page_figures.dots(f"{rows.metric} beside the paper", dots),
                  "caption": f"Blue: ours, with its 95 % interval. Orange: as printed in the {rows.source}."})
-  groups: dict[str, list[str]] = {}
-  for key in page_numbers.keys(run):
-    if not page_numbers.is_count(run, key) and not (made and key == run.headline):
-      groups.setdefault(page_numbers.describe(key).group or key, []).append(key)
-  for group, keys in groups.items():
-    intervals = {key: page_numbers.shown(run.interval(key), page_numbers.describe(key).scale) for key in keys}
-    if len(keys) > 1 or page_numbers.has_bounds(intervals[keys[0]]):
-      labels = {key: page_numbers.describe(key).label for key in keys}
-      title = labels[keys[0]] if len(keys) == 1 else {
-        "manifold": "Precision, recall, density, coverage", "overlap": "Overlap with people's captions",
-        "visdial": "Rank of the answers"}.get(group, group)
-      made.append({"title": title, "caption": "Dot: the number; bar: its 95 % interval." if any(
-                     map(page_numbers.has_bounds, intervals.values())) else "",
-                   "svg": page_figures.dots(f"{title} with intervals",
-                                            [(_short(labels[key]) if len(keys) > 1 else "this run", intervals[key], 0)
-                                             for key in keys])})
+  keys = [key for key in page_numbers.keys(run) if not page_numbers.is_count(run, key) and not (made and key == run.headline)]
+  for title, members in page_numbers.grouped(keys).items():
+    about = {key: page_numbers.describe(key) for key in members}
+    intervals = {key: page_numbers.shown(run.interval(key), about[key].scale) for key in members}
+    bounded = any(map(page_numbers.has_bounds, intervals.values()))
+    if len(members) > 1 or bounded:
+      made.append({"title": title, "caption": "Dot: the number; bar: its 95 % interval." if bounded else "",
+                   "svg": page_figures.dots(f"{title} with intervals", [
+                     (about[key].short if len(members) > 1 else "this run", intervals[key], 0) for key in members])})
   return made
 
 
@@ -171,10 +166,6 @@ def table(run: Run) -> list[dict[str, Any]]:
     made.append({"label": about.label, "meaning": about.meaning, "value": text, "bounds": bounds, "key": key,
                  "arrow": "" if count or about.lower is None else "lower is better" if about.lower else "higher is better"})
   return made
-
-
-def _short(label: str) -> str:
-  return label.removesuffix(" × 100").removesuffix(", %")
 
 
 def _cell(key: str, value: Interval) -> tuple[str, str]:

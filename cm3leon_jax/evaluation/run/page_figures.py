@@ -42,6 +42,7 @@ def sweep(label: str, points: Sequence[tuple[float, Interval]]) -> str:
       axes.plot([guidance, guidance], [value.low, value.high], color=SERIES[0], linewidth=2.2, alpha=0.5,
                 solid_capstyle="round")
   _axes(axes, "guidance", label)
+  axes.set_xticks(sorted({g for g, _ in points}), [f"{g:g}" for g in sorted({g for g, _ in points})])
   return to_svg(figure, f"{label} over guidance")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Sequence
 
 from cm3leon_jax.evaluation import report_figures
 from cm3leon_jax.evaluation.bootstrap import Interval
@@ -31,12 +32,20 @@ class Number:
   group: str = ""
   decimals: int | None = None
 
+  @property
+  def short(self) -> str:
+    """The name without its unit."""
+    return self.label.removesuffix(" × 100").removesuffix(", %")
 
+
+_GROUPS = {"manifold": "Precision, recall, density, coverage", "overlap": "Overlap with people's captions",
+           "visdial": "Rank of the answers"}
 _NUMBERS = {
   "fid": Number("FID", "Fréchet distance over InceptionV3 features, as pytorch-fid computes it", True, decimals=2),
   "fd_efficientnet_lite0": Number("FD (EfficientNet-Lite0)", "Fréchet distance over another network than FID's", True, decimals=2),
   "kid": Number("KID", "kernel distance over the same features, unbiased", True, decimals=4),
-  "clip_score": Number("CLIP score", "mean cosine of prompt and picture under the run's own CLIP", decimals=3),
+  "clip_score": Number("CLIP score", "mean cosine of prompt and picture; flatters where the same CLIP picked",
+                       decimals=3),
   "precision": Number("precision", "share of drawn pictures within the real ones", group="manifold", decimals=3),
   "recall": Number("recall", "share of real pictures within the drawn ones", group="manifold", decimals=3),
   "density": Number("density", "how densely drawn pictures lie among real ones", group="manifold", decimals=3),
@@ -76,6 +85,15 @@ def keys(run: Run) -> list[str]:
     if number(value) is not None and not bound and "_rank" not in key.replace("mean_rank", "") and "/" not in key:
       found.append(key)
   return sorted(found, key=lambda key: (key != run.headline, is_count(run, key)))
+
+
+def grouped(keys: Sequence[str]) -> dict[str, list[str]]:
+  """Title of a figure → keys that share it, in order."""
+  groups: dict[str, list[str]] = {}
+  for key in keys:
+    about = describe(key)
+    groups.setdefault(_GROUPS.get(about.group, about.label), []).append(key)
+  return {title if len(members) > 1 else describe(members[0]).label: members for title, members in groups.items()}
 
 
 def shown(interval: Interval, scale: float) -> Interval:
@@ -139,6 +157,8 @@ def warnings(run: Run) -> list[str]:
     found.append(f"{count:,.0f} items, where the paper has {rows.count:,}")
   if rows and rows.docs is not None and protocol["sampling"].get("docs") not in (None, rows.docs):
     found.append(f"{protocol['sampling']['docs']} documents were retrieved, where the paper's row has {rows.docs}")
+  if rows and rows.differs:
+    found.append(rows.differs)
   share = number(run.numbers.get("share_scored"))
   if share is not None and share < 1:
     found.append(f"only {100 * share:.1f} % of the items have an answer")

@@ -32,6 +32,7 @@ class Rows:
     count: items of the setting, where the paper says how many.
     docs: documents of the row that the protocol repeats.
     model: of that row.
+    differs: how our protocol differs from the paper's setting; empty where it does not.
   """
 
   metric: str
@@ -43,6 +44,7 @@ class Rows:
   count: int | None = None
   docs: int | None = None
   model: str = "SFT-CM3Leon-7B"
+  differs: str = ""
 
 
 _FID = (
@@ -66,22 +68,24 @@ def _fid(docs: int) -> Rows:
 
 
 def _answers(metric: str, key: str, setting: str, flamingo: float | None, ours: float,
-             open_flamingo: float | None = None) -> Rows:
+             open_flamingo: float | None = None, differs: str = "") -> Rows:
   rows = (
     Row("OpenFlamingo-9B", open_flamingo, parameters="9B", note="on the validation set") if open_flamingo else None,
     Row("Flamingo-9B", flamingo, parameters="9B") if flamingo else None,
     Row("SFT-CM3Leon-7B", ours, parameters="7B"),
   )
-  return Rows(metric, key, TABLE_2, setting, False, tuple(row for row in rows if row))
+  return Rows(metric, key, TABLE_2, setting, False, tuple(row for row in rows if row), differs=differs)
 
 
+_VALIDATION = "validation items, where the paper has test-dev"
 PROTOCOLS = {
-  "coco_30k_docs0": _fid(0),
+  "coco_30k": _fid(0),
   "coco_30k_docs1": _fid(1),
   "coco_30k_docs2": _fid(2),
   "coco_captions": _answers("CIDEr × 100", "cider", "MS-COCO, test", 79.4, 61.6, 65.5),
-  "vqa2": _answers("VQA accuracy, %", "vqa_accuracy", "VQA2, test-dev", 51.8, 47.6, 43.5),
-  "vizwiz": _answers("VQA accuracy, %", "vqa_accuracy", "VizWiz, test-dev", 28.8, 37.6),
+  "vqa2_test_dev": _answers("VQA accuracy, %", "vqa_accuracy", "VQA2, test-dev", 51.8, 47.6, 43.5),
+  "vqa2": _answers("VQA accuracy, %", "vqa_accuracy", "VQA2, test-dev", 51.8, 47.6, 43.5, _VALIDATION),
+  "vizwiz": _answers("VQA accuracy, %", "vqa_accuracy", "VizWiz, test-dev", 28.8, 37.6, differs=_VALIDATION),
   "okvqa": _answers("VQA accuracy, %", "vqa_accuracy", "OKVQA, val", 44.7, 23.8),
   "image_paragraph": _answers("CIDEr × 100", "cider", "Image Paragraph, test", None, 10.5),
   "visdial": _answers("NDCG × 100", "ndcg", "VisDial, val", 48.4, 22.6),
