@@ -1,8 +1,11 @@
-"""CLIP score: the cosine of a caption and its picture, under a CLIP of one's own.
+"""CLIP score: the cosine of a caption and its picture, under the CLIP of a folder.
 
-Published CLIP scores come from OpenAI's or OpenCLIP's models; this number compares only
-with others of the same encoder, so results carry its fingerprint. An encoder that also
+Published CLIP scores come from OpenAI's or OpenCLIP's models (weights/clip.py imports them); this number compares
+only with others of the same encoder, so results carry its fingerprint. An encoder that also
 picked the best candidate flatters it; say so beside the number.
+
+Hessel et al.'s CLIPScore (2021, arXiv:2104.08718) is 2.5 · max(cosine, 0) with OpenAI's ViT-B/32 and "A photo depicts "
+put before each caption; others print 100 · cosine.
 """
 
 from typing import Protocol, Sequence
