@@ -77,7 +77,7 @@ def features_of_files(paths: Sequence[Path], network: FeatureNetwork,
 
   Args:
     paths: one or more picture files, all of one size.
-    cache: the cache folder; by default `default_cache()`. One that cannot be written is said on stderr and done without.
+    cache: the cache folder; by default `default_cache()`. One that cannot be written is done without, with a note.
 
   Raises:
     InputError: a picture that cannot be read or is of another size, or features that are not finite.

@@ -213,7 +213,8 @@ def test_fewer_pictures_and_copies_are_noted(monkeypatch, tmp_path, pictures):
   many = folder(tmp_path / "many", rng.integers(0, 255, (9, 8, 8, 3), np.uint8))
   result = fid.evaluate_fid(pictures, many)
   assert result["generated_duplicates"] == 2  # three black pictures
-  assert "fewer pictures (3) than references (9)" in result["note"] and "2 generated pictures are copies" in result["note"]
+  assert "fewer pictures (3) than references (9)" in result["note"]
+  assert "2 generated pictures are copies" in result["note"]
   again = fid.evaluate_fid(many, pictures)
   assert again["generated_duplicates"] == 0 and "fewer" not in again["note"] and "copies" not in again["note"]
 
@@ -246,6 +247,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     peak(5000)
     print(peak(10_000), peak(60_000))
   """
-  done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy")], capture_output=True, text=True, check=True)
+  done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy")], capture_output=True, text=True,
+                        check=True)
   few, many = map(int, done.stdout.split())
   assert many - few < 20_000, f"{few} and {many} KiB"

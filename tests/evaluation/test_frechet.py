@@ -12,6 +12,10 @@ from scipy import linalg
 from cm3leon_jax.evaluation import frechet, kid
 
 
+CLEAN_FID = pytest.mark.skipif(importlib.util.find_spec("cleanfid") is None,
+                               reason="needs pip install --no-deps clean-fid==0.1.35")
+
+
 def function_of(package, module, name):
   """A package's function alone: importing its module would need torchvision, for a network that is not used here."""
   path = Path(importlib.util.find_spec(package).submodule_search_locations[0]) / module
@@ -51,7 +55,8 @@ def test_equal_to_pytorch_fid(n, m, dim):
 @pytest.mark.parametrize("n, m, dim", PYTORCH_FID)
 def test_the_recorded_numbers_are_its_own(n, m, dim):
   a, b = two_sets(n, m, dim)
-  got = function_of("pytorch_fid", "fid_score.py", "calculate_frechet_distance")(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+  theirs = function_of("pytorch_fid", "fid_score.py", "calculate_frechet_distance")
+  got = theirs(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
   expected, tolerance = PYTORCH_FID[n, m, dim]
   assert got == pytest.approx(expected, rel=tolerance)
 
@@ -121,14 +126,14 @@ def test_kid_is_the_unbiased_estimate():
   assert kid.Kernels(a, b).kid(rows, np.arange(9)) == pytest.approx(kid.kid(a[rows], b), abs=1e-12)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cleanfid") is None, reason="needs pip install --no-deps clean-fid==0.1.35")
+@CLEAN_FID
 def test_kid_is_clean_fids_over_one_subset_of_all_rows():
   a, b = two_sets(90, 90, 48)
   expected = function_of("cleanfid", "fid.py", "kernel_distance")(b, a, num_subsets=1, max_subset_size=1000)
   assert kid.kid(a, b) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cleanfid") is None, reason="needs pip install --no-deps clean-fid==0.1.35")
+@CLEAN_FID
 def test_kid_is_what_clean_fids_random_subsets_average_to():
   a, b = two_sets(200, 150, 48)
   np.random.seed(0)
