@@ -68,7 +68,8 @@ class Source:
     try:
       data = json.loads(text)
     except ValueError as error:
-      raise InputError(f"{path}: not valid JSON ({error})") from error
+      pointer = "; it is a pointer of Git LFS: fetch the file itself" * text.startswith("version https://git-lfs")
+      raise InputError(f"{path}: not valid JSON ({error}){pointer}") from error
     finally:
       if collecting:
         gc.enable()

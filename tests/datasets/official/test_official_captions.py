@@ -68,6 +68,9 @@ def test_the_choice_does_not_drift(tmp_path):
     ("ids.csv", "annotation_id,prompt\n743,whatever\n421,x\n"),
     ("pairs.csv", 'image_id,caption\n74,"THERE is a  white box"\n42,"a blue square"\n'),  # spaces and case differ
     ("pairs.tsv", "coco_id\tprompt\n74\tThere is a white box\n42\ta blue square\n"),
+    # As a list of 30,000 that many papers share: ids with leading zeros, captions with their newlines.
+    ("coco_30k.csv", "image_id,source,prompt,evaluation_seed\n000000000074,coco-30k,There is a white box,41337\n"
+                     '000000000042,coco-30k,"a blue square\n",63155\n'),
     ("uid.csv", "uid,caption\n74_mscoco_3,There is a white box\n42_mscoco_0,a blue square\n"),
 ])
 def test_published_lists(folder, file, content):

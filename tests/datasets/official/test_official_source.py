@@ -2,13 +2,16 @@
 
 import importlib
 import inspect
+from pathlib import Path
+import re
+import shlex
 import shutil
 import time
 
 import official_files
 import pytest
 
-from cm3leon_jax import config
+from cm3leon_jax import cli, config
 from cm3leon_jax.datasets import items as items_lib
 from cm3leon_jax.datasets.official import coco, paragraphs, pictures, source, vqa
 from cm3leon_jax.errors import InputError
@@ -117,6 +120,7 @@ def test_official_files_are_told_apart(maker, file, kind, tmp_path):
 
 @pytest.mark.parametrize("text, sentence", [
     ("{", "not valid JSON"),
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of Git LFS: fetch the file itself"),
     ("3", "this looks like a single value"),
     ("[]", "this looks like a JSON list of 0"),
     ('{"info": 1}', "this looks like an object with info"),
@@ -140,6 +144,32 @@ def test_a_large_set_loads_without_looking_at_pictures(tmp_path):
   assert time.process_time() - begin < 5  # 0.3 s on 2 idle cores; a quadratic search would take minutes
   with pytest.raises(InputError, match="4,000 of 4,000 pictures are not there"):
     items_lib.check_pictures(items)
+
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "evaluation_sets.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_has_every_reader_and_count():
+  table = GUIDE.split("Look at a set before a run")[0]
+  for name in (*MAKERS, "DemoHeldOut"):
+    assert f"`{name}`" in table, name
+  for name, count in source.EXPECTED.items():
+    assert f"{count:,}" in GUIDE, f"{name} has {count:,} items, which docs/evaluation_sets.md does not say"
+
+
+def test_the_guides_commands_run(tmp_path, capsys):
+  official_files.karpathy_coco(tmp_path / "coco")
+  official_files.flickr30k(tmp_path / "flickr30k")
+  path = tmp_path / "flickr30k" / "dataset_flickr30k.json"
+  path.write_text(path.read_text().replace('"train"', '"val"'))
+  commands = re.findall(r"^cm3leon (inspect items .*)$", GUIDE, re.M)
+  assert len(commands) == 2
+  for command in commands:
+    here = command.replace("/data/", f"{tmp_path}/").replace("--out=look", f"--out={tmp_path}/look")
+    assert cli.main(shlex.split(here)) == 0
+  out = capsys.readouterr().out
+  assert "coco_karpathy/test: 3 items" in out and "flickr30k/val: 1 items" in out
+  assert (tmp_path / "look" / "items.png").is_file()
 
 
 @pytest.mark.parametrize("name", MAKERS)
