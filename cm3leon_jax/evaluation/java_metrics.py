@@ -28,7 +28,9 @@ class Score(NamedTuple):
 
 
 def meteor(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Score:
-  """METEOR 1.5, about 150 images a second. The corpus' value is that of its summed counts, no mean over images.
+  """METEOR 1.5: some 400 images of five references a second, after seconds of loading.
+
+  The corpus' value is that of its summed counts, no mean over images.
 
   Raises:
     InputError: Java, pycocoevalcap or one of its files is missing, or the program stopped.
@@ -99,7 +101,7 @@ def spice(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
   with java.on_path("SPICE") as folder:
     java.check_files("SPICE", [folder / "spice" / "spice-1.0.jar"], "install pycocoevalcap 1.2 anew, it holds it")
     java.check_files("SPICE", [folder / "spice" / "lib" / name for name in _CORENLP],
-                     "run `python -m pycocoevalcap.spice.get_stanford_models` (it downloads 400 MB from "
+                     "run `python -m pycocoevalcap.spice.get_stanford_models` (it downloads about 400 MB from "
                      "nlp.stanford.edu), or copy them there out of stanford-corenlp-full-2015-12-09.zip")
     from pycocoevalcap.spice.spice import Spice
 

@@ -14,7 +14,7 @@ from cm3leon_jax import cli
 from cm3leon_jax.evaluation import java
 
 TEXT = (Path(__file__).parents[2] / "docs" / "evaluating.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ cm3leon (.*)$", TEXT, re.M)
+COMMANDS = re.findall(r"^\$ cm3leon (eval (?!run).*)$", TEXT, re.M)  # those on files; eval run has tests of its own
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
@@ -35,15 +35,27 @@ def files(tmp_path, monkeypatch):
   write("captions.json", {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "A red heart."}]})
   write("answers.json", [{"question_id": 1, "answer": "yes"}])
   write("annotations.json", {"annotations": [{"question_id": 1, "answers": [{"answer": "yes"}] * 10}]})
+  write("paragraphs_v1.json", [{"image_id": i, "paragraph": "A red heart. It is big."} for i in (1, 2)])
+  write("test_split.json", [1])
+  write("paragraphs.json", [{"image_id": 1, "caption": "a red heart. it is big"}])
+  write("ranks.json", [{"image_id": 1, "round_id": 1, "ranks": [2, 1]}])
+  write("dense.json", [{"image_id": 1, "round_id": 1, "gt_relevance": [0, 0.4]}])
+  write("dialogs.json", {"data": {"dialogs": [{"image_id": 1, "dialog": [{"answer_options": [5, 6], "gt_index": 0}]}]}})
+  write("choices.json", {"1": 0, "2": "B", "3": "The answer is A."})
+  write("problems.json", {str(i + 1): {"choices": ["x", "y"], "answer": a, "split": "test"} for i, a in enumerate((0, 1, 0))})
   return tmp_path
 
 
 EXPECTED = {"scores.json": ("rouge_l", 1), "fid.json": ("fid", 0), "vqa.json": ("vqa_accuracy", 100),
+            "meteor.json": ("meteor", 1), "paragraph.json": ("rouge_l", 1), "visdial.json": ("ndcg", 1),
+            "scienceqa.json": ("accuracy", 100),
             "fd.json": ("fd_efficientnet_lite0", None)}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(files, command):
+  if "meteor" in command and not java.find():
+    pytest.skip("METEOR needs Java")
   arguments = shlex.split(command)
   assert not cli.main(arguments)
   out = next(a.split("=")[1] for a in arguments if a.startswith("--json="))
