@@ -13,6 +13,7 @@ def add_import(sub):
   parser.add_argument("--like", default="", metavar="M", help="a folder with model.json, whose vocabulary, layout and "
                       "tokenizers the model has; not needed for what export wrote")
   parser.add_argument("--vocabulary", default="", metavar="F", help="clip only: the vocabulary file of the text encoder")
+  parser.add_argument("--image_size", type=int, default=256, metavar="N", help="vqgan only: pixels of a picture's side")
 
   parser.add_argument("--image_size", type=int, default=256, metavar="N", help="vqgan only: pixels a side of the pictures")
 
@@ -27,6 +28,16 @@ def add_import(sub):
       from cm3leon_jax.weights import clip
 
       clip.import_clip(args.source, args.out, vocabulary=args.vocabulary)
+      return
+    if args.format == "vqgan":
+      from cm3leon_jax.weights import vqgan
+
+      vqgan.import_vqgan(args.source, args.out, image_size=args.image_size)
+      return
+    if args.format == "metaseq":
+      from cm3leon_jax.weights import metaseq
+
+      metaseq.import_metaseq(args.source, args.out, args.like)
       return
     from cm3leon_jax.weights import importer
 
