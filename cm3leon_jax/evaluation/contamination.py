@@ -164,9 +164,9 @@ def documents(library: Library) -> Iterator[Rows]:
 
 def by_codes(codes: np.ndarray, library: Library, each: Callable[[Rows], None]) -> list[Match]:
   """Documents with at least 95 % of the drawn codes of a picture, int32[N, I]; scored by that share."""
-  blank, found = copying.blank_codes(library.image), []
+  near, found = picture_hash.NearCodes(codes, copying.blank_codes(library.image), CODES), []
   for rows in documents(library):
-    (i, j), shares = picture_hash.near_codes(codes, rows.codes, blank, CODES)
+    (i, j), shares = near.find(rows.codes)
     found += [Match(int(a), rows.ids[b], float(s)) for a, b, s in zip(i, j, shares)]
     each(rows)
   return found

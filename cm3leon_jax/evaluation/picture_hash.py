@@ -1,11 +1,7 @@
-"""What tells that two pictures are one: equal bytes, nearly equal codes, a nearly equal perceptual hash. Pure.
-
-Sets are compared by joining sorted keys, never picture by picture: what differs in at most m of its parts has, cut
-into m + 1 bands, one band that is equal, so only pairs with an equal band are counted out.
-"""
+"""What tells that two pictures are one: equal bytes, nearly equal codes, a nearly equal perceptual hash. Pure."""
 
 import hashlib
-from typing import Iterable
+from typing import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -15,7 +11,8 @@ DIGEST = 16  # bytes
 THUMBNAIL = (8, 8, 3)
 _SIDE = 32  # pixels a side that the perceptual hash reads
 _LOW = 8  # its lowest frequencies a side: 64 bits
-_PAIRS = 1 << 16  # compared in one step: bounds memory
+_PAIRS = 1 << 18  # pairs, and
+_CELLS = 1 << 20  # numbers, held at a time
 
 Pairs = tuple[np.ndarray, np.ndarray]  # int64[P] rows of the queries, int64[P] rows of the others
 
@@ -45,67 +42,88 @@ def thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
   return np.array(small, np.uint8).reshape(-1, *THUMBNAIL)
 
 
-def equal_pairs(queries: np.ndarray, others: np.ndarray) -> Pairs:
-  """All pairs (i, j) with queries[i] == others[j], of two lists of sortable keys."""
-  order = np.argsort(queries, kind="stable")
-  sorted_queries = queries[order]
-  first = np.searchsorted(sorted_queries, others, "left")
-  count = np.searchsorted(sorted_queries, others, "right") - first
-  j = np.repeat(np.arange(len(others)), count)
-  within = np.arange(len(j)) - np.repeat(np.cumsum(count) - count, count)
-  return order[np.repeat(first, count) + within], j
-
-
 def near_hashes(queries: np.ndarray, others: np.ndarray, bits: int) -> tuple[Pairs, np.ndarray]:
-  """Pairs of uint64 hashes that differ in at most `bits` bits (fewer than 64), each once, and in how many: uint8[P]."""
-  edges = np.linspace(0, 64, bits + 2).astype(np.uint64)
-  found = []
-  for low, high in zip(edges[:-1], edges[1:], strict=True):
-    mask = np.uint64((1 << int(high)) - (1 << int(low)))
-    found.append(equal_pairs(queries & mask, others & mask))
-  i, j = _once(found, len(others))
-  distance = np.bitwise_count(queries[i] ^ others[j])
-  near = distance <= bits
-  return (i[near], j[near]), distance[near]
-
-
-def near_codes(queries: np.ndarray, others: np.ndarray, blank: np.ndarray, share: float) -> tuple[Pairs, np.ndarray]:
-  """Pairs of pictures with at least `share` of their codes equal, each once, and that share: float64[P].
-
-  Cells that are blank in both do not count (most drawings stand on white); a picture that is all blank
-  has no pairs.
-
-  Args:
-    queries: int[N, I].
-    others: int[M, I].
-    blank: codes of an empty picture.
-    share: above 0, at most 1.
-  """
-  cells = queries.shape[1]
-  is_blank = np.isin(queries, blank)
-  weights = np.random.default_rng(0).integers(1, 2**63, cells, np.uint64) | np.uint64(1)
+  """Pairs of uint64 hashes that differ in at most `bits` bits, and in how many: uint8[P]. All are compared: 3·10⁸ a second."""
   found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-  # Fewer than 1 / (1 - share) cells a band: then more bands have drawn cells than cells may differ, however few those
-  # are, and the all-blank bands need not be looked at.
-  widest = cells if share == 1 else int(np.ceil(1 / (1 - share) - 1e-9)) - 1
-  for band in np.array_split(np.arange(cells), -(-cells // widest)):
-    drawn = np.flatnonzero(~is_blank[:, band].all(1))
-    ours, theirs = ((codes[:, band].astype(np.uint64) * weights[band]).sum(1, dtype=np.uint64) for codes in
-                    (queries[drawn], others))
-    i, j = equal_pairs(ours, theirs)
-    found.append((drawn[i], j))
-  i, j = _once(found, len(others))
-  shares = np.zeros(len(i))
-  for start in range(0, len(i), _PAIRS):
-    part = slice(start, start + _PAIRS)
-    a, b = queries[i[part]], others[j[part]]
-    drawn = ~(is_blank[i[part]] & np.isin(b, blank))
-    shares[part] = ((a == b) & drawn).sum(1) / np.maximum(drawn.sum(1), 1)
-  near = shares >= share - 1e-9
-  return (i[near], j[near]), shares[near]
+  step = max(1, _CELLS // max(len(queries), 1))
+  for start in range(0, len(others), step):
+    i, j = np.nonzero(np.bitwise_count(queries[:, None] ^ others[start:start + step]) <= bits)
+    found.append((i, j + start))
+  i, j = (np.concatenate(part) for part in zip(*found, strict=True))
+  return (i, j), np.bitwise_count(queries[i] ^ others[j])
 
 
-def _once(found: list[Pairs], others: int) -> Pairs:
-  """Pairs of all lists, without repetitions."""
-  flat = np.unique(np.concatenate([i * others + j for i, j in found]))
-  return np.divmod(flat, max(others, 1))
+class NearCodes:
+  """Pictures to be found among many others by their codes: those with at least `share` of the drawn codes equal.
+
+  Cells that are blank in both do not count (most drawings stand on white); a picture that is all blank is never found.
+
+  What differs in at most m cells has, cut into more than m bands, one band that is equal: only pairs with an equal
+  band are counted out, and no picture is compared with all.
+  """
+
+  def __init__(self, codes: np.ndarray, blank: np.ndarray, share: float):
+    """Args:
+      codes: int[N, I].
+      blank: codes of an empty picture.
+      share: above 0, at most 1.
+    """
+    self._codes, self._blank, self._share = codes, blank, share
+    cells = codes.shape[1]
+    rng = np.random.default_rng(0)
+    self._weights = rng.integers(1, 2**63, cells, np.uint64) | np.uint64(1)
+    # Fewer than 1 / (1 - share) cells a band: then more bands have drawn cells than cells may differ, however few those
+    # are, and the all-blank bands need not be looked at.
+    widest = cells if share == 1 else int(np.ceil(1 / (1 - share) - 1e-9)) - 1
+    self._starts = np.array([band[0] for band in np.array_split(np.arange(cells), -(-cells // widest))])
+    drawn = np.logical_or.reduceat(~np.isin(codes, blank), self._starts, axis=1)
+    self._bands = []  # of each: its keys sorted, and whose they are
+    for keys, some in zip(self._keys(codes).T, drawn.T, strict=True):
+      rows = np.flatnonzero(some)
+      order = np.argsort(keys[rows], kind="stable")
+      self._bands.append((keys[rows][order], rows[order]))
+    # A first look at an eighth of the cells: pairs that share no more than a plain background end there.
+    self._look = np.sort(rng.permutation(cells)[:-(-cells // 8)])
+    self._seen = np.ascontiguousarray(codes[:, self._look])
+
+  def find(self, others: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """int[M, I] → pairs (row of the codes, row of `others`), each once, and their shares: float64[P]."""
+    found, seen = [np.zeros(0, np.int64)], np.ascontiguousarray(others[:, self._look])
+    allowed = int(others.shape[1] * (1 - self._share) + 1e-9)
+    for (keys, rows), theirs in zip(self._bands, self._keys(others).T, strict=True):
+      for at, j in _equal(keys, theirs):
+        i = rows[at]
+        good = (self._seen[i] != seen[j]).sum(1) <= allowed
+        found.append(np.unique(i[good] * len(others) + j[good]))
+    i, j = np.divmod(np.unique(np.concatenate(found)), max(len(others), 1))
+    shares = np.zeros(len(i))
+    step = max(1, _CELLS // others.shape[1])
+    for start in range(0, len(i), step):
+      part = slice(start, start + step)
+      ours, theirs = self._codes[i[part]], others[j[part]]
+      drawn = ~(np.isin(ours, self._blank) & np.isin(theirs, self._blank))
+      shares[part] = ((ours == theirs) & drawn).sum(1) / np.maximum(drawn.sum(1), 1)
+    near = shares >= self._share - 1e-9
+    return (i[near], j[near]), shares[near]
+
+  def _keys(self, codes: np.ndarray) -> np.ndarray:
+    """uint64[N, bands]: equal for equal bands; different ones collide once in 2^63."""
+    step = max(1, _CELLS // codes.shape[1])
+    keys = [np.add.reduceat(codes[n:n + step].astype(np.uint64) * self._weights, self._starts, axis=1)
+            for n in range(0, len(codes), step)]
+    return np.concatenate([np.zeros((0, len(self._starts)), np.uint64), *keys])
+
+
+def _equal(keys: np.ndarray, others: np.ndarray) -> Iterator[Pairs]:
+  """All pairs with keys[i] == others[j], some at a time; `keys` is sorted."""
+  first = np.searchsorted(keys, others, "left")
+  count = np.searchsorted(keys, others, "right") - first
+  some = np.flatnonzero(count)
+  total = np.cumsum(count[some])
+  start = 0
+  while start < len(some):
+    end = max(start + 1, int(np.searchsorted(total, (total[start - 1] if start else 0) + _PAIRS, "right")))
+    part = some[start:end]
+    within = np.arange(count[part].sum()) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
+    yield np.repeat(first[part], count[part]) + within, np.repeat(part, count[part])
+    start = end

@@ -10,8 +10,6 @@ import pytest
 
 from cm3leon_jax.evaluation import picture_hash
 
-keys = st.lists(st.integers(0, 9), max_size=20).map(lambda x: np.array(x, np.uint64))
-
 
 def photographs(count, size=64, seed=0):
   """uint8[count, size, size, 3]: soft random shades, with a full spectrum as photographs have."""
@@ -75,12 +73,6 @@ def test_the_perceptual_hash_outlives_compression_and_size_and_tells_pictures_ap
   assert apart.min() > 6 and apart.mean() == pytest.approx(32, abs=1)  # half of the bits, by the median
 
 
-@given(keys, keys)
-def test_equal_pairs_are_all_equal_pairs(queries, others):
-  i, j = picture_hash.equal_pairs(queries, others)
-  assert sorted(zip(i, j)) == sorted(zip(*np.nonzero(queries[:, None] == others)))
-
-
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 12), m=st.integers(0, 12), bits=st.integers(0, 12))
 def test_near_hashes_are_those_that_comparing_all_pairs_finds(seed, n, m, bits):
@@ -106,7 +98,7 @@ def test_near_codes_are_those_that_comparing_all_pairs_finds(seed, n, m, cells, 
     few = rng.integers(0, cells + 1)
     queries[i, np.roll(np.arange(cells), rng.integers(cells))[few:]] = 7
     others[i] = np.where(rng.random(cells) < 2 * (1 - share) * rng.random(), others[i], queries[i])
-  (i, j), shares = picture_hash.near_codes(queries, others, np.array([7, 8]), share)
+  (i, j), shares = picture_hash.NearCodes(queries, np.array([7, 8]), share).find(others)
   blank = (np.isin(queries, [7, 8])[:, None] & np.isin(others, [7, 8]))
   equal = ((queries[:, None] == others) & ~blank).sum(2)
   drawn = (~blank).sum(2)
@@ -114,3 +106,13 @@ def test_near_codes_are_those_that_comparing_all_pairs_finds(seed, n, m, cells, 
   expected = (equal >= share * drawn - 1e-9) & (drawn > 0) & ~empty
   assert sorted(zip(i, j)) == sorted(zip(*np.nonzero(expected)))
   np.testing.assert_allclose(shares, (equal / np.maximum(drawn, 1))[i, j])
+
+
+def test_a_plain_ground_that_many_share_is_no_likeness_and_takes_no_room(monkeypatch):
+  rng = np.random.default_rng(0)
+  queries, others = (rng.integers(0, 8192, (count, 256)) for count in (60, 50))
+  queries[:, :80] = others[:, :80] = 77  # the same sky everywhere
+  others[3] = queries[5]
+  monkeypatch.setattr(picture_hash, "_PAIRS", 100)  # 3,000 pairs share a band: many rounds
+  (i, j), shares = picture_hash.NearCodes(queries, np.array([7]), 0.95).find(others)
+  assert (list(i), list(j), list(shares)) == ([5], [3], [1.0])
