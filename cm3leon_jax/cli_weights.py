@@ -13,37 +13,33 @@ def add_import(sub):
   parser.add_argument("--like", default="", metavar="M", help="a folder with model.json, whose vocabulary, layout and "
                       "tokenizers the model has; not needed for what export wrote")
   parser.add_argument("--vocabulary", default="", metavar="F", help="clip only: the vocabulary file of the text encoder")
-  parser.add_argument("--image_size", type=int, default=256, metavar="N", help="vqgan only: pixels of a picture's side")
-
+  parser.add_argument("--activation", default="", metavar="A", help="clip only: quick_gelu or gelu, where no file says")
   parser.add_argument("--image_size", type=int, default=256, metavar="N", help="vqgan only: pixels a side of the pictures")
 
   def run(args) -> None:
-    if args.format == "vqgan":
-      from cm3leon_jax.weights import vqgan
-
-      for key, value in vqgan.import_vqgan(args.source, args.out, args.image_size).items():
-        print(f"{key}\t{value}")
-      return
     if args.format == "clip":
       from cm3leon_jax.weights import clip
 
-      clip.import_clip(args.source, args.out, vocabulary=args.vocabulary)
-      return
-    if args.format == "vqgan":
+      _show(clip.import_clip(args.source, args.out, vocabulary=args.vocabulary, activation=args.activation))
+    elif args.format == "vqgan":
       from cm3leon_jax.weights import vqgan
 
-      vqgan.import_vqgan(args.source, args.out, image_size=args.image_size)
-      return
-    if args.format == "metaseq":
+      _show(vqgan.import_vqgan(args.source, args.out, args.image_size))
+    elif args.format == "metaseq":
       from cm3leon_jax.weights import metaseq
 
       metaseq.import_metaseq(args.source, args.out, args.like)
-      return
-    from cm3leon_jax.weights import importer
+    else:
+      from cm3leon_jax.weights import importer
 
-    importer.import_(args.source, args.out, args.format, like=args.like)
+      importer.import_(args.source, args.out, args.format, like=args.like)
 
   return parser, run
+
+
+def _show(fields: dict) -> None:
+  for key, value in fields.items():
+    print(f"{key}\t{value}")
 
 
 def add_export(sub):

@@ -77,8 +77,8 @@ def import_(source: str | os.PathLike, out: str | os.PathLike, format: str, *, l
   skipped = [name for name in entries if format == "chameleon" and name.startswith(chameleon.SKIPPED)]
   entries = {name: entry for name, entry in entries.items() if name not in skipped}
   model = _MODELS[format](public, source, like)
-  notes = [*model.notes, *([f"{len(skipped)} tensors of the image tokenizer ({chameleon.SKIPPED}*) were left out"]
-                           if skipped else [])]
+  notes = [*model.notes, *([f"{len(skipped)} tensors of the image tokenizer ({chameleon.SKIPPED}*) were left out; "
+                             "cm3leon import --format=vqgan brings one in"] if skipped else [])]
   head = {"opt": opt.TIED_HEAD, "chameleon": chameleon.TIED_HEAD}[format]
   tokens = {"opt": "model.decoder.embed_tokens.weight", "chameleon": "model.embed_tokens.weight"}[format]
   if model.transformer["tie_embeddings"] and head in entries and tokens in entries:
