@@ -259,6 +259,11 @@ def _said_by_open_clip(weights: _Weights, config: CLIPConfig) -> dict:
 
 
 def _normalisation(about: dict, mean: str, std: str) -> dict:
+  """`image_mean` and `image_std` of a description of how pictures are prepared, which must be CLIP's own way otherwise."""
+  for field, usual in (("resize_mode", "shortest"), ("interpolation", "bicubic"), ("resample", 3)):
+    if about.get(field, usual) != usual:
+      raise InputError(f"the configuration beside the weights prepares pictures with {field}={about[field]!r}; known is {usual!r}: "
+                       "the short side to the model's size, bicubic, then the centre")
   found = {ours: about[theirs] for ours, theirs in (("image_mean", mean), ("image_std", std)) if about.get(theirs)}
   for ours, value in found.items():
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(x, (int, float)) for x in value):

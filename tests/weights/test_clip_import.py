@@ -198,6 +198,12 @@ def test_a_configuration_that_is_not_clips(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(about))
   with pytest.raises(InputError, match="text tower has 5 heads for a width of 32"):
     clip.read(source)
+  about["text_config"]["num_attention_heads"] = 4
+  (tmp_path / "config.json").write_text(json.dumps(about))
+  for prepared, message in (({"resample": 2}, "resample=2; known is 3"), ({"image_mean": 0.5}, "image_mean is 0.5")):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    with pytest.raises(InputError, match=message):
+      clip.read(source)
   (tmp_path / "config.json").unlink()
   with pytest.raises(InputError, match="no config.json beside"):
     clip.read(source)
