@@ -5,10 +5,11 @@
 Both read the same two COCO files from disk and give CIDEr-D, BLEU-1..4 and ROUGE-L; each in a process of its own, so
 imports and Java's start count. They take turns, the best turn of each counts. Ours also resamples 1,000 times for its
 intervals; a second row leaves that out. METEOR and SPICE are in neither. The captions are made, the same each time:
-words w_r are drawn by Zipf's law, P(r) ∝ 1/(r + 2.7), from a vocabulary of 8,000 (COCO val: about 9,900 types) with "a"
-as the commonest; lengths are 8 + Poisson(2.4) words (COCO: mean 10.4, at least 8), and each image's captions share its
-own 12 words, from which 60 % of the words come, so that n-grams match about as often as people's do. Nine of ten end in a
-full stop; one of 50 holds a number, a clitic, a hyphen or a quotation, as COCO's do now and then.
+words are drawn by Zipf's law, P(rank r) ∝ 1/(r + 2.7), from a vocabulary of 8,000 (COCO val2014: about 9,900 types) with
+"a" as the commonest; lengths are 8 + Poisson(2.4) words (COCO: 10.4 on average, 8 at least). Each image has a sentence of
+14 words of its own: a caption is a part of it in order, with one word of four drawn anew, which gives scores of the size
+of good models' on COCO. Nine of ten end in a full stop; one of ten holds a number, a clitic, a hyphen or a quotation, the
+share of COCO's captions that are not plain words.
 
 Needs Java and `pip install pycocoevalcap` besides the project.
 """
@@ -39,16 +40,17 @@ def make(folder: Path, images: int, references: int = 5, seed: int = 0) -> None:
 
   def sentence(own: np.ndarray) -> str:
     length = 8 + rng.poisson(2.4)
-    picked = np.where(rng.random(length) < 0.6, own[np.sort(rng.integers(len(own), size=length))],
-                      rng.choice(VOCABULARY, length, p=share))
+    part = own[np.sort(rng.permutation(len(own))[:length])]
+    length = len(part)
+    picked = np.where(rng.random(length) < 0.75, part, rng.choice(VOCABULARY, length, p=share))
     text = [words[i] for i in picked]
-    if rng.random() < 0.02:
+    if rng.random() < 0.1:
       text[rng.integers(length)] = ODD[rng.integers(len(ODD))]
     return " ".join(text).capitalize() + ("." if rng.random() < 0.9 else "")
 
   annotations, results = [], []
   for image in range(images):
-    own = rng.choice(VOCABULARY, 12, p=share)
+    own = rng.choice(VOCABULARY, 14, p=share)
     results.append({"image_id": image, "caption": sentence(own)})
     annotations += [{"id": len(annotations) + i, "image_id": image, "caption": sentence(own)} for i in range(references)]
   (folder / "captions.json").write_text(json.dumps({"images": [{"id": i} for i in range(images)], "annotations": annotations}))

@@ -45,10 +45,12 @@ def resampled_means(values: np.ndarray, repeats: int = REPEATS, seed: int = 0) -
   if not len(values):
     raise ValueError("no values to resample")
   columns = values.reshape(len(values), -1)
-  # How often each row was drawn, times the rows: one matrix product for all columns.
-  drawn = (np.stack([np.bincount(r, minlength=len(values)) for r in rows]).astype(np.float64)
-           for rows in resamples(len(values), repeats, seed))
-  means = [counts @ columns / len(values) for counts in drawn]
+  means = []
+  for chunk in resamples(len(values), repeats, seed):
+    drawn = np.empty(chunk.shape)  # how often each row was drawn: one matrix product serves all columns
+    for i, rows in enumerate(chunk):
+      drawn[i] = np.bincount(rows, minlength=len(values))
+    means.append(drawn @ columns / len(values))
   return np.concatenate(means).reshape((repeats,) + values.shape[1:])
 
 

@@ -43,6 +43,7 @@ _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp":
 _ENTITY = re.compile(f"&({'|'.join(_ENTITIES)});", re.I)
 
 # Words that the Treebank splits in two.
+_MAY_CONTRACT = re.compile("[nN][nN]|[tT][tT][aA]|[mM][mM][eE]")
 _CONTRACTIONS = re.compile(
     r"\b(?:(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)|(more)('n)(?=\s|$))\b|(?<!\w)('t)(is|was)\b|\b(y')(all)\b", re.I)
 
@@ -65,7 +66,8 @@ _CLITIC = r"'(?:s|m|d|re|ve|ll)\b"
 _LETTER = r"(?:[^\W_\u00b2\u00b3\u00b9\u2070-\u2089\u2155-\u215e\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]|[\u0300-\u036f])"
 _OUTSIDE = r"""\s"<>|()"""  # what ends an address
 _TOKEN = re.compile(
-    r"[A-Za-z]+(?=\s|\Z)|"  # a plain word, tried first for speed
+    r"\s*("  # taken in one go: at a space every alternative would be tried
+    r"[A-Za-z]+(?=\s|\Z)|"  # a plain word, the most frequent, first
     rf"(?i:https?)://[^{_OUTSIDE}{{}}]+[^{_OUTSIDE}.!?{{}},-]"
     rf"|www\.(?:[^{_OUTSIDE}.!?{{}},]+\.)+[A-Za-z]{{2,4}}(?:/[^{_OUTSIDE}]+[^{_OUTSIDE}.!?{{}},-])?"
     rf"|[A-Za-z0-9][^{_OUTSIDE}]*@(?:[^{_OUTSIDE}.]+\.)*[^{_OUTSIDE}.]+"
@@ -90,7 +92,7 @@ _TOKEN = re.compile(
     # keeps a full stop that no sentence ends with.
     rf"|{_LETTER}+(?:{_JOINT}{_LETTER}+?(?=(?i:n't)\b)|{_JOINT}{_LETTER}+)*(?:\.(?=[,;:]))?"
     r"|\.{2,}|[?!]+|\*+|_+|''|``"
-    r"|[^\s\U00010000-\U0010ffff]")  # the reference cannot read signs beyond 16 bits and drops them
+    r"|[^\s\U00010000-\U0010ffff])")  # the reference cannot read signs beyond 16 bits and drops them
 
 _DROPPED_TOO = re.compile(r"\.{2,}|-{2,}|…|’")
 _PLAIN = re.compile(r"[A-Za-z ,]*\.?\s*")  # nine captions of ten: words, commas, a closing full stop
@@ -106,7 +108,8 @@ def tokenize(caption: str) -> list[str]:
   text = _CURLY_CLITIC.sub("'", caption.translate(_PLAIN_SIGNS))
   if "&" in text:
     text = _ENTITY.sub(lambda m: _ENTITIES[m[1].lower()], text)
-  text = _CONTRACTIONS.sub(lambda m: " ".join(g for g in m.groups() if g), text)
+  if "'" in text or _MAY_CONTRACT.search(text):
+    text = _CONTRACTIONS.sub(lambda m: " ".join(g for g in m.groups() if g), text)
   tokens = (_RENAMED.get(token) or token.replace("(", "-lrb-").replace(")", "-rrb-").lower()
             for token in _TOKEN.findall(text))
   return [token for token in tokens if token not in PUNCTUATION and not _DROPPED_TOO.fullmatch(token)]
@@ -116,7 +119,7 @@ def tokenize(caption: str) -> list[str]:
 def _keeps_stop(last: str) -> bool:
   """Whether the last word of a text that ends in a full stop is an abbreviation."""
   last = last.rpartition(",")[2]
-  return len(last) <= 7 and _TOKEN.match(last).group().endswith(".") and last != "."
+  return len(last) <= 7 and _TOKEN.match(last)[1].endswith(".") and last != "."
 
 
 def tokenize_java(captions: Sequence[str]) -> list[list[str]]:
