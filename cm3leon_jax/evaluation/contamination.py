@@ -54,7 +54,8 @@ def open_library(index: str | os.PathLike) -> Library:
   """D/index with D/documents/train, and the tokenizer and CLIP that made them; errors as `search.open_workdir`'s."""
   index = assets.find(index)
   searcher, workdir = search.open_workdir(index), Path(index).resolve().parent
-  image = ImageTokenizer.load(search.find_asset(image_tokenizers.KIND, searcher.store.manifest["image_tokenizer"], workdir))
+  made_by = searcher.store.manifest["image_tokenizer"]
+  image = ImageTokenizer.load(search.find_asset(image_tokenizers.KIND, made_by, workdir))
   vocabulary = Vocabulary(text_size=searcher.encoder.text.size, image_size=image.codebook_size, num_sentinels=1,
                           total_size=0)
   return _Opened(searcher.index, searcher.store, workdir / "documents" / "train", image, searcher.encoder, vocabulary)

@@ -23,7 +23,8 @@ _SHOWN = 12  # pairs of a kind on the sheet
 
 
 def evaluate_contamination(items: Sequence[Item], index: str | os.PathLike, corpus: str | os.PathLike = "",
-                           json: str | os.PathLike = "", out: str | os.PathLike = "", *, cosine: float = COSINE) -> dict:
+                           json: str | os.PathLike = "", out: str | os.PathLike = "", *,
+                           cosine: float = COSINE) -> dict:
   """Shares of an evaluation set's pictures and captions that are in the index, and in the training corpus.
 
   Args:
@@ -98,12 +99,12 @@ def _in_corpus(shown: Sequence[Item], texts: set[str], corpus: Path) -> tuple[di
   for start in range(0, count, _ROWS):
     part = list(reader.read(corpus, SPLIT, pixels, start, min(start + _ROWS, count)))
     said |= _repeated(texts, (pair["caption"] for pair in part))
-    same = [(number, j) for j, pair in enumerate(part) for number in digests.get(picture_hash.digest(pair["image"]), ())]
+    same = [(n, j) for j, pair in enumerate(part) for n in digests.get(picture_hash.digest(pair["image"]), ())]
     images = [pair["image"] for pair in part]
     (i, j), bits = picture_hash.near_hashes(hashes, picture_hash.perceptual(images), BITS)
     alike = np.abs(colours[i].astype(int) - picture_hash.thumbnails(images)[j]).mean((1, 2, 3)) <= COLOUR
     i, j, bits = i[alike], j[alike], bits[alike]
-    equal += [Match(number, part[j]["id"], 1.0) for number, j in same]
+    equal += [Match(n, part[j]["id"], 1.0) for n, j in same]
     near += [Match(int(a), part[b]["id"], 1 - int(n) / 64) for a, b, n in zip(i, j, bits)]
     row |= {part[b]["id"]: start + int(b) for b in [*(b for _, b in same), *j]}
   read = lambda ids: [next(reader.read(corpus, SPLIT, pixels, row[i], row[i] + 1))["image"] for i in ids]
@@ -119,7 +120,8 @@ def _sheet(shown: Sequence[Item], pairs: Sequence[_Pairs], library: Library, out
   for matches, words, read in pairs:
     best: dict[int, Match] = {}
     for match in matches:
-      if (match.picture, match.id) not in seen and (match.picture not in best or match.score > best[match.picture].score):
+      other = best.get(match.picture)
+      if (match.picture, match.id) not in seen and (other is None or match.score > other.score):
         best[match.picture] = match
     worst = sorted(best.values(), key=lambda m: (-m.score, m.id))[:_SHOWN]
     seen |= {(m.picture, m.id) for m in worst}

@@ -24,7 +24,7 @@ def digest(array: np.ndarray) -> bytes:
 
 
 def perceptual(images: Iterable[np.ndarray]) -> np.ndarray:
-  """N pictures uint8[H, W, 3] of any sizes → uint64[N]: pHash, bit for bit `imagehash.phash`'s, the whole batch in one transform.
+  """N pictures uint8[H, W, 3] of any sizes → uint64[N]: pHash, bit for bit `imagehash.phash`'s, in one transform.
 
   Which of the lowest 8 × 8 frequencies of 32 × 32 grey pixels exceed their median. A copy at another size, lightly
   compressed or retouched differs in a few of the 64 bits; unrelated photographs in about 32.
@@ -43,7 +43,7 @@ def thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def near_hashes(queries: np.ndarray, others: np.ndarray, bits: int) -> tuple[Pairs, np.ndarray]:
-  """Pairs of uint64 hashes that differ in at most `bits` bits, and in how many: uint8[P]. All are compared: 3·10⁸ a second."""
+  """Pairs of uint64 hashes that differ in at most `bits` bits, and in how many: uint8[P]; compares 3·10⁸ a second."""
   found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
   step = max(1, _CELLS // max(len(queries), 1))
   for start in range(0, len(others), step):

@@ -1,4 +1,4 @@
-"""Evaluation items among the documents, with the shipped tokenizers and CLIP: what is left out, what the report counts."""
+"""Evaluation items among documents, with the shipped tokenizers and CLIP: what is left out, what the report counts."""
 
 import io
 import json
@@ -91,7 +91,8 @@ def test_items_are_left_out_by_id_and_by_their_picture(workdir, library, trainin
   items = [Item(ids[4]), Item(7, image_id=ids[5], image=new(1)), Item(8, image=str(tmp_path / "other.png")),
            Item("noto/none", image=str(tmp_path / "new.png")), Item(ids[2], image=training[2]["image"])]
   text = TextTokenizer.load(assets.path("tokenizers/demo_text"))
-  retriever = Retriever(workdir / "index", VOCABULARY, Layout(64, 16, 3, "document"), text, library.image, library.encoder)
+  retriever = Retriever(workdir / "index", VOCABULARY, Layout(64, 16, 3, "document"), text, library.image,
+                        library.encoder)
   found = contamination.exclusions(items, retriever)
   # ids[2] is found both ways, and counts once.
   assert found == contamination.Exclusions(frozenset(ids[i] for i in (1, 2, 4, 5)), by_id=3, by_hash=1)
@@ -209,4 +210,5 @@ def test_documents_without_a_picture_are_passed_over(library, tmp_path):
   with manifest.writing(tmp_path / "train", "documents") as (folder, _):
     records.write_shard(folder / records.shard_name("documents", 0, 1), [
         {"id": "bare", "caption": "no picture", "text": np.array([5]), "image": np.zeros(0, np.int32)}])
-  assert not list(contamination.documents(types.SimpleNamespace(documents=tmp_path / "train", vocabulary=library.vocabulary)))
+  bare = types.SimpleNamespace(documents=tmp_path / "train", vocabulary=library.vocabulary)
+  assert not list(contamination.documents(bare))

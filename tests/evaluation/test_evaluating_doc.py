@@ -6,9 +6,11 @@ import re
 import shlex
 
 import numpy as np
+import official_files
 from PIL import Image
 import public_weights
 import pytest
+import tiny_workdir
 
 from cm3leon_jax import cli
 from cm3leon_jax.evaluation import java
@@ -46,14 +48,22 @@ def files(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return tiny_workdir.make(tmp_path_factory.mktemp("tiny"))
+
+
 EXPECTED = {"scores.json": ("rouge_l", 1), "fid.json": ("fid", 0), "vqa.json": ("vqa_accuracy", 100),
             "meteor.json": ("meteor", 1), "paragraph.json": ("rouge_l", 1), "visdial.json": ("ndcg", 1),
             "scienceqa.json": ("accuracy", 100),
-            "fd.json": ("fd_efficientnet_lite0", None)}
+            "contamination.json": ("images", 3), "fd.json": ("fd_efficientnet_lite0", None)}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands(files, command):
+def test_commands(files, command, request):
+  if "=D/index" in command:
+    official_files.karpathy_coco(Path("coco"))
+    Path("D").symlink_to(request.getfixturevalue("workdir"))
   if "meteor" in command and not java.find():
     pytest.skip("METEOR needs Java")
   arguments = shlex.split(command)

@@ -88,8 +88,8 @@ def test_near_hashes_are_those_that_comparing_all_pairs_finds(seed, n, m, bits):
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8), m=st.integers(1, 8), cells=st.sampled_from([4, 16, 64, 100]),
-       share=st.sampled_from([0.5, 0.8, 0.95, 1.0]), ground=st.floats(0, 1))
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8), m=st.integers(1, 8),
+       cells=st.sampled_from([4, 16, 64, 100]), share=st.sampled_from([0.5, 0.8, 0.95, 1.0]), ground=st.floats(0, 1))
 def test_near_codes_are_those_that_comparing_all_pairs_finds(seed, n, m, cells, share, ground):
   rng = np.random.default_rng(seed)
   queries, others = (rng.integers(0, 50, (size, cells)) for size in (n, m))
