@@ -19,7 +19,7 @@ from typing import Callable, Collection, Iterator, Sequence
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cm3leon_jax import assets, manifest
 from cm3leon_jax.decoding import prompts, rerank
@@ -309,7 +309,7 @@ def open_picture(image: Picture) -> Image.Image:
       raise InputError(f"{image}: not a picture that can be read ({error}); give a PNG or JPEG file") from error
   else:
     opened = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-  rgba = opened.convert("RGBA")
+  rgba = ImageOps.exif_transpose(opened).convert("RGBA")  # a phone's photograph stands as its holder saw it
   ground = Image.new("RGBA", rgba.size, "white")
   return Image.alpha_composite(ground, rgba).convert("RGB")
 

@@ -89,8 +89,9 @@ def _run(kinds) -> Callable:
     from cm3leon_jax.evaluation.run import run as evaluation
 
     config.load(args.gin_file, args.gin_bindings)
-    result = evaluation.run(config.configured("Protocol"), args.checkpoint, args.workdir, index=args.index,
-                            process=args.process_id, processes=args.num_processes, allow_missing=args.allow_missing)
+    result = evaluation.run(config.configured("Protocol"), args.checkpoint, args.workdir,
+                            operative=config.operative, index=args.index, process=args.process_id,
+                            processes=args.num_processes, allow_missing=args.allow_missing)
     if args.json and result:
       files.write_json(args.json, result)
     return result

@@ -77,7 +77,8 @@ def _cut_half_line(path: Path) -> None:
   """What a kill left of a line goes, so that the next line starts on its own."""
   with open(path, "rb+") as file:
     data = file.read()
-    file.truncate(data.rfind(b"\n") + 1)
+    if not data.endswith(b"\n"):
+      file.truncate(data.rfind(b"\n") + 1)
 
 
 def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, numbers: list[int]) -> Iterator[dict]:

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import Mapping
+from typing import Callable, Mapping
 
 import jax
 
-from cm3leon_jax import api, assets, config, generate, manifest
+from cm3leon_jax import api, assets, generate, manifest
 from cm3leon_jax.datasets import items as items_lib
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import contamination, fid, files
@@ -23,14 +23,15 @@ RESULT = "result.json"
 _POLL_SECONDS = 5
 
 
-def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, index: str = "", process: int = 0,
-        processes: int = 1, allow_missing: bool = False) -> dict:
+def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, operative: Callable[[], str], index: str = "",
+        process: int = 0, processes: int = 1, allow_missing: bool = False) -> dict:
   """Generates what is missing, then scores it and writes the page. Safe to kill; run again to go on.
 
   Args:
     protocol: what to evaluate.
     checkpoint: run folder or released checkpoint.
     workdir: W, of this protocol and model alone.
+    operative: gives the configuration that was used, for W/operative.gin.
     index: folder of the retrieval index; by default the checkpoint's own.
     process, processes: this one generates items n with n mod processes == process; process 0 waits for the others'
       and scores. They share nothing but W.
@@ -56,7 +57,7 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, inde
   about = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)), "model": generate.model_hash(checkpoint, model.meta)}
   description = describe(protocol, model, about, network, encoder, excluded)
   protocols.fix(workdir, description)
-  (workdir / "operative.gin").write_text(config.operative(), encoding="utf-8")
+  (workdir / "operative.gin").write_text(operative(), encoding="utf-8")
   generation.run(workdir, protocol, model, about, process, processes)
   if process:
     return {}

@@ -8,7 +8,8 @@ import numpy as np
 
 from cm3leon_jax.datasets.items import Item, Items
 from cm3leon_jax.errors import InputError
-from cm3leon_jax.evaluation import bootstrap, captions, clip_score, feature_store, fid, images, multiple_choice, ptb, visdial, vqa
+from cm3leon_jax.evaluation import (
+    bootstrap, captions, clip_score, feature_store, fid, images, ptb, ranking, scienceqa, visdial, vqa)
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 from cm3leon_jax.evaluation.run.generate import PICTURES
 
@@ -82,30 +83,21 @@ def answers(rows: Rows) -> Scores:
 
 def science(rows: Rows) -> Scores:
   """Accuracy in percent; an answer that names no option counts as wrong, and is counted."""
-  chosen = [multiple_choice.option_of(row["candidates"][0]["text"], list(row["choices"])) for row in rows]
-  right = np.array([index is not None and row["choices"][index] == row["references"][0]
-                    for index, row in zip(chosen, rows)], float)
+  chosen = [scienceqa.extract(row["candidates"][0]["text"], row["choices"]) for row in rows]
+  right = np.array([number is not None and row["choices"][number] == row["references"][0]
+                    for number, row in zip(chosen, rows)], float)
   result = bootstrap.mean_interval(100 * right).as_fields("accuracy")
-  result["answers_without_option"] = sum(index is None for index in chosen)
+  result["answers_without_option"] = sum(number is None for number in chosen)
   return result | by_category(rows, 100 * right), {"accuracy": right}
 
 
 def dialogues(rows: Rows, items: Sequence[Item]) -> Scores:
-  """NDCG against dense relevance; MRR, recall and mean rank of the true answer."""
-  scores = {name: [] for name in ("ndcg", "reciprocal_rank", "rank")}
-  for row in rows:
-    item = items[row["number"]]
-    ranks = visdial.ranks(np.array(row["choice_log_probs"]))
-    true = ranks[item.choices.index(item.references[0])]
-    scores["ndcg"].append(visdial.ndcg(ranks, np.array(item.relevance)))
-    scores["reciprocal_rank"].append(1 / true)
-    scores["rank"].append(true)
-  values = {name: np.array(v, np.float64) for name, v in scores.items()}
-  result = bootstrap.mean_interval(values["ndcg"]).as_fields("ndcg")
-  result |= bootstrap.mean_interval(values["reciprocal_rank"]).as_fields("mrr")
-  result |= {f"recall_{k}": float((values["rank"] <= k).mean()) for k in (1, 5, 10)}
-  result["mean_rank"] = float(values["rank"].mean())
-  return result, {"ndcg": values["ndcg"], "rank": values["rank"]}
+  """NDCG against dense relevance; MRR, recall and mean rank of the answer that was given."""
+  ranks = np.stack([ranking.ranks(row["choice_log_probs"]) for row in rows])
+  relevance = np.array([items[row["number"]].relevance for row in rows])
+  truth = [row["choices"].index(row["references"][0]) for row in rows]
+  return visdial.score(ranks, relevance, truth), {
+      "ndcg": visdial.ndcg(ranks, relevance), "rank": visdial.ranks_of_truth(ranks, truth).astype(float)}
 
 
 def by_category(rows: Rows, scores: np.ndarray) -> dict[str, float]:
@@ -123,7 +115,7 @@ def write_predictions(workdir: Path, metric: str, items: Items, rows: Rows) -> N
       "vqa": lambda row: {key: row["id"], "answer": best(row)},
       "scienceqa": lambda row: {"question_id": row["id"], "answer": best(row)},
       "visdial": lambda row: {"image_id": row["image_id"], "round_id": int(str(row["id"]).rpartition("_")[2]),
-                              "ranks": visdial.ranks(np.array(row["choice_log_probs"])).tolist()}}
+                              "ranks": ranking.ranks(row["choice_log_probs"]).tolist()}}
   if metric in forms:
     temporary = workdir / (PREDICTIONS + ".partial")
     temporary.write_text(json.dumps([forms[metric](row) for row in rows], ensure_ascii=False), encoding="utf-8")

@@ -148,7 +148,8 @@ def test_a_workdir_belongs_to_one_protocol_and_model(tiny, tmp_path, capsys):
 
 def test_missing_pictures_and_bad_items_are_told(tiny, tmp_path, capsys):
   data = official_files.vqa2(tmp_path / "data")
-  picture = sorted(data.rglob("*.jpg"))[0]
+  questions = json.loads(next(data.rglob("v2_OpenEnded_*val2014*.json")).read_text())["questions"]
+  picture, = data.rglob(f"*_{questions[0]['image_id']:012d}.jpg")
   whole = picture.read_bytes()
   picture.unlink()
   assert cli.main(arguments(tiny, "vqa2", tmp_path / "work", data)) == 1
