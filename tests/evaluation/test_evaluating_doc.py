@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 import shlex
 
+from checkpoint_writer import tensor, write
 import numpy as np
 import official_files
 from PIL import Image
@@ -24,8 +25,9 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 def files(tmp_path, monkeypatch):
   """The files that the page speaks of, in the current folder."""
   monkeypatch.chdir(tmp_path)
-  images = public_weights.pictures(4, 64)
-  for name, part in (("pictures", images[:2]), ("real", images[2:])):
+  monkeypatch.setenv("CM3LEON_CACHE", str(tmp_path / "cache"))
+  images = public_weights.pictures(8, 64)
+  for name, part in (("pictures", images[:4]), ("real", images[4:])):
     Path(name).mkdir()
     for i, image in enumerate(part):
       Image.fromarray(image).save(f"{name}/{i}.png")
@@ -56,7 +58,8 @@ def workdir(tmp_path_factory):
 EXPECTED = {"scores.json": ("rouge_l", 1), "fid.json": ("fid", 0), "vqa.json": ("vqa_accuracy", 100),
             "meteor.json": ("meteor", 1), "paragraph.json": ("rouge_l", 1), "visdial.json": ("ndcg", 1),
             "scienceqa.json": ("accuracy", 100),
-            "contamination.json": ("images", 3), "fd.json": ("fd_efficientnet_lite0", None)}
+            "contamination.json": ("images", 3), "fd.json": ("fd_efficientnet_lite0", None),
+            "clean.json": ("clean_fid", None), "infinity.json": ("fd_efficientnet_lite0_infinity", None)}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,6 +69,9 @@ def test_commands(files, command, request):
     Path("D").symlink_to(request.getfixturevalue("workdir"))
   if "meteor" in command and not java.find():
     pytest.skip("METEOR needs Java")
+  if "pt_inception" in command:
+    state = {name: tensor(array) for name, array in public_weights.inception_state().items()}
+    write(Path("pt_inception-2015-12-05-6726825d.pth"), state)
   arguments = shlex.split(command)
   assert not cli.main(arguments)
   out = next(a.split("=")[1] for a in arguments if a.startswith("--json="))
