@@ -32,6 +32,16 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str, shape: tuple[int, ...]) 
     yield block.reshape(-1).view(np.uint8).data
 
 
+def transposed(x: np.ndarray) -> np.ndarray:
+  """A copy of the transpose of a matrix, in tiles that stay in cache: several times as fast as NumPy's own."""
+  bits = x.view(f"u{x.itemsize}")
+  out = np.empty(bits.shape[::-1], bits.dtype)
+  for row in range(0, bits.shape[0], 64):
+    for column in range(0, bits.shape[1], 512):
+      out[column:column + 512, row:row + 64] = bits[row:row + 64, column:column + 512].T
+  return out.view(x.dtype)
+
+
 def sha256(path: str | os.PathLike, progress: Callable[[int], None] = lambda _: None, start: int = 0,
            size: int | None = None) -> str:
   """SHA-256 of a file, or of `size` bytes of it from `start` on, in hex."""

@@ -74,7 +74,7 @@ def import_(source: str | os.PathLike, out: str | os.PathLike, format: str, *, l
     raise InputError(f"{source}: no such folder; expected config.json and safetensors in it")
   public = read_config(source, format)
   entries = safetensors_file.read_folder(source)
-  skipped = [name for name in entries if format == "chameleon" and name.startswith(chameleon.SKIPPED)]
+  skipped = {name for name in entries if format == "chameleon" and name.startswith(chameleon.SKIPPED)}
   entries = {name: entry for name, entry in entries.items() if name not in skipped}
   model = _MODELS[format](public, source, like)
   notes = [*model.notes, *([f"{len(skipped)} tensors of the image tokenizer ({chameleon.SKIPPED}*) were left out; "

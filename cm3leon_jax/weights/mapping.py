@@ -11,6 +11,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from cm3leon_jax.models.config import TransformerConfig
+from cm3leon_jax.weights.blocks import transposed
 
 Shape = tuple[int, ...]
 
@@ -48,7 +49,8 @@ def same(leaf: str, layer: int | None, name: str, shape: Shape, ours: Shape | No
 def linear(leaf: str, layer: int, name: str, inputs: Shape, outputs: Shape) -> Piece:
   """[out, in] → [*inputs, *outputs]."""
   shape = (math.prod(outputs), math.prod(inputs))
-  return Piece(leaf, layer, {name: shape}, lambda x: x[0].T.reshape(*inputs, *outputs), lambda x: [x.reshape(shape[::-1]).T])
+  return Piece(leaf, layer, {name: shape}, lambda x: transposed(x[0]).reshape(*inputs, *outputs),
+               lambda x: [transposed(x.reshape(shape[::-1]))])
 
 
 def qkv(c: TransformerConfig, layer: int, q: str, k: str, v: str) -> Piece:
@@ -57,10 +59,10 @@ def qkv(c: TransformerConfig, layer: int, q: str, k: str, v: str) -> Piece:
 
   def join(x):
     groups = (g, 1, 1)
-    return np.concatenate([a.T.reshape(d, kv, n, h) for a, n in zip(x, groups)], axis=2)
+    return np.concatenate([transposed(a).reshape(d, kv, n, h) for a, n in zip(x, groups)], axis=2)
 
   def split(x):
-    return [np.reshape(part, (d, -1)).T for part in (x[:, :, :g], x[:, :, g], x[:, :, g + 1])]
+    return [transposed(np.reshape(part, (d, -1))) for part in (x[:, :, :g], x[:, :, g], x[:, :, g + 1])]
 
   return Piece("layers.qkv", layer, {q: (kv * g * h, d), k: (kv * h, d), v: (kv * h, d)}, join, split)
 
@@ -68,8 +70,8 @@ def qkv(c: TransformerConfig, layer: int, q: str, k: str, v: str) -> Piece:
 def gate_and_up(c: TransformerConfig, layer: int, gate: str, up: str) -> Piece:
   """Two projections → [D, 2, M]."""
   shape = (c.mlp_dim, c.model_dim)
-  return Piece("layers.mlp_in", layer, {gate: shape, up: shape}, lambda x: np.stack([a.T for a in x], axis=1),
-               lambda x: [x[:, 0].T, x[:, 1].T])
+  return Piece("layers.mlp_in", layer, {gate: shape, up: shape}, lambda x: np.stack([transposed(a) for a in x], axis=1),
+               lambda x: [transposed(x[:, 0]), transposed(x[:, 1])])
 
 
 def attention_out(c: TransformerConfig, layer: int, name: str) -> Piece:
