@@ -145,7 +145,7 @@ def _change(key: str, first: Run, other: Run) -> Interval:
 
 
 def _paired(after: Sequence[float], before: Sequence[float]) -> Interval:
-  return bootstrap.difference_interval(np.array(after), np.array(before))
+  return page_data.mean_interval(np.subtract(after, before))
 
 
 def _categories(runs: Sequence[Run]) -> tuple[Row, ...]:

@@ -19,6 +19,7 @@ from cm3leon_jax.evaluation import bootstrap, files
 from cm3leon_jax.evaluation.bootstrap import Interval
 
 FORMAT = 1
+FEW_ITEMS = 10  # fewer give no interval: resampling two items says nothing of others
 METRICS = {"fid": "clip_score", "captions": "cider", "vqa": "accuracy", "scienceqa": "accuracy", "visdial": "ndcg"}
 _MEANS = {"vqa_accuracy": "accuracy", "mean_rank": "rank"}  # number of the whole → field of an item, where the names differ
 
@@ -255,6 +256,13 @@ def item_number(run: Run) -> str:
   return "clip_score" if run.metric == "fid" else run.headline
 
 
+def mean_interval(values: Sequence[float]) -> Interval:
+  """Mean with its 95 % interval; the bounds are NaN for fewer than `FEW_ITEMS`."""
+  if len(values) < FEW_ITEMS:
+    return Interval(float(np.mean(values)), math.nan, math.nan)
+  return bootstrap.mean_interval(np.array(values))
+
+
 def categories(run: Run) -> list[Category]:
   """The items' numbers by category, most items first, in the unit of the whole; empty with fewer than two."""
   counts = Counter(str(item.get("category") or "") for item in run.items)
@@ -266,6 +274,5 @@ def categories(run: Run) -> list[Category]:
   for item in run.items:
     if str(item["id"]) in scores:
       groups.setdefault(str(item.get("category") or ""), []).append(scale * scores[str(item["id"])])
-  result = [Category(name or "(none)", len(values), bootstrap.mean_interval(np.array(values)))
-            for name, values in groups.items()]
+  result = [Category(name or "(none)", len(values), mean_interval(values)) for name, values in groups.items()]
   return sorted(result, key=lambda c: (-c.count, c.name))

@@ -147,7 +147,7 @@ def warnings(run: Run) -> list[str]:
   found = []
   if run.metric == "fid":
     if run.headline != "fid":
-      found.append(f"measured by {network.get('name') or 'another network'}, not by the InceptionV3 of FID: the two "
+      found.append(f"{network.get('name') or 'another network'} is not measured over the InceptionV3 of FID: the two "
                    "distances have nothing in common but the formula")
     elif not network.get("published", False) and "published" not in notes:
       found.append("the weights of InceptionV3 are not the published file: this is not a FID to publish")
@@ -157,6 +157,9 @@ def warnings(run: Run) -> list[str]:
     found.append(f"{count:,.0f} items, where the paper has {rows.count:,}")
   if rows and rows.docs is not None and protocol["sampling"].get("docs") not in (None, rows.docs):
     found.append(f"{protocol['sampling']['docs']} documents were retrieved, where the paper's row has {rows.docs}")
+  expected = protocol["items"].get("expected")
+  if expected and count != expected and not (rows and rows.count):
+    found.append(f"{count:,.0f} items, where the whole set has {expected:,}")
   if rows and rows.differs:
     found.append(rows.differs)
   share = number(run.numbers.get("share_scored"))

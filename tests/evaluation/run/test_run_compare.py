@@ -90,6 +90,14 @@ def test_categories_are_paired_too(pairs):
     assert [result[f"category/{name}/b_minus_a{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(expected))
 
 
+def test_few_items_give_no_interval(tmp_path):
+  """Two items that both rose are no proof: an interval by resampling would leave out 0."""
+  runs = [eval_workdir.make(tmp_path / f"{skill}", "vqa", count=16, skill=skill, checkpoint=f"{skill}") for skill in (0.1, 0.9)]
+  result = compare.compare(runs)
+  assert "vqa_accuracy/b_minus_a_low" in result  # of 16 items
+  assert "category/number/b_minus_a" in result and "category/number/b_minus_a_low" not in result  # of 4
+
+
 def test_names_the_items_that_changed_most(pairs):
   a, b = pairs["captions"]
   result = compare.compare([a, b])
@@ -138,7 +146,7 @@ def test_model_index_and_name_may_differ(tmp_path):
 
 
 def test_three_runs_and_a_sweep(tmp_path):
-  runs = [eval_workdir.make(tmp_path / f"g{g}", count=4, checkpoint="same", sampling={"guidance": g}) for g in (1.0, 3.0, 6.0)]
+  runs = [eval_workdir.make(tmp_path / f"g{g}", count=12, checkpoint="same", sampling={"guidance": g}) for g in (1.0, 3.0, 6.0)]
   html = tmp_path / "sweep.html"
   result = compare.compare(runs, html=str(html), force=True)
   assert result["differs/sampling.guidance/c"] == 6.0 and "clip_score/c_minus_a_low" in result

@@ -85,7 +85,7 @@ def test_shows_the_numbers_beside_the_papers(made):
   assert f"{result['fd_efficientnet_lite0']:.2f}" in found.text
   assert f"{result['fd_efficientnet_lite0_low']:.2f} … {result['fd_efficientnet_lite0_high']:.2f}" in found.text
   for words in ("4.88", "CM3Leon paper, Table 1", "RE-IMAGEN", "Not comparable with the paper’s rows",
-                "60 items, where the paper has 30,000", "not by the InceptionV3 of FID", "only equal counts"):
+                "60 items, where the paper has 30,000", "is not measured over the InceptionV3 of FID", "only equal counts"):
     assert words in found.text, words
   _, found = made["captions"]
   assert "61.6" in found.text and "CM3Leon paper, Table 2" in found.text and "Not comparable" not in found.text
@@ -225,6 +225,12 @@ def test_a_true_fid_of_the_whole_set_stands_on_one_axis_with_the_paper(tmp_path)
   workdir = eval_workdir.make(tmp_path / "V", count=4, network=network, items={"count": 30_000, "hash": "0"})
   (workdir / "result.json").write_text(json.dumps(result))
   assert "the weights of InceptionV3 are not the published file" in written(workdir).text
+
+
+def test_a_part_of_a_set_is_not_the_set(tmp_path):
+  items = {"count": 4, "hash": "0", "expected": 5000}
+  found = written(eval_workdir.make(tmp_path / "W", "captions", count=4, items=items))
+  assert "4 items, where the whole set has 5,000" in found.text and "Not comparable with the paper’s rows" in found.text
 
 
 @pytest.mark.parametrize("scale, scores, value, found", [(1, [0.2, 0.4], 0.3, 1), (100, [0.2, 0.4], 30.0, 100),
