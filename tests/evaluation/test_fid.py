@@ -161,8 +161,8 @@ def test_an_interval_is_as_wide_as_the_distance_varies():
     a, b = rng.normal(size=(300, 6)), rng.normal(size=(300, 6)) + 1
     distances.append(fid.distance(fid.Side(a), fid.Side(b)))
     if seed < 5:
-      found = fid.interval(fid.Side(a), fid.Side(b), distances[-1])
-      widths.append(found.high - found.low)
+      found = fid.compare(fid.Side(a), fid.Side(b))
+      widths.append(found["fid_high"] - found["fid_low"])
   assert np.mean(widths) == pytest.approx(3.92 * np.std(distances), rel=0.35)  # ± 1.96 σ
 
 
