@@ -29,8 +29,9 @@ from cm3leon_jax.tokenizers.text import TextTokenizer
 KIND = "clip"
 WEIGHTS_FILE = "weights.npz"
 TEXT_FOLDER = "text"
-_CHUNKS = (32, 256)  # rows per call; the last chunk is padded, so at most two shapes are compiled
-_LARGE_PIXELS = 256 * 128**2  # a large chunk of larger pictures would need gigabytes
+# Rows per call: the least that holds all, or the largest; the last chunk is padded, so that few shapes are compiled.
+_CHUNKS = (32, 256)
+_TRANSFORMER_CHUNKS = (1, 8, 64)  # a row costs up to a second on a CPU, and 256 rows gigabytes
 # Fields that CLIPConfig did not have at first: at these values they leave older fingerprints as they are.
 _ADDED = {f.name: f.default for f in dataclasses.fields(CLIPConfig)
           if f.name in ("activation", "image_fit", "text_start", "text_end")}
@@ -121,8 +122,9 @@ class Encoder:
 
   def _chunked(self, function, *arrays: np.ndarray, pictures: bool = False) -> np.ndarray:
     count = len(arrays[0])
-    large = not pictures or _CHUNKS[1] * self.config.image_size**2 <= _LARGE_PIXELS
-    size = _CHUNKS[1] if large and count > _CHUNKS[0] else _CHUNKS[0]
+    tower = self.config.image_tower if pictures else self.config.text_tower
+    chunks = _TRANSFORMER_CHUNKS if tower in ("vit", "transformer") else _CHUNKS
+    size = next((size for size in chunks if count <= size), chunks[-1])
     out = [np.zeros((0, self.dim), np.float32)]
     for start in range(0, count, size):
       rows = [array[start:start + size] for array in arrays]

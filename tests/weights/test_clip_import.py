@@ -91,6 +91,9 @@ def test_openai_archive(tmp_path):
   np.testing.assert_allclose(encoder.encode_images(images), vectors[0], atol=TOLERANCE)
   np.testing.assert_allclose(encoder.encode_text([np.array(i[1:-1], int) for i in reference.IDS]), vectors[1], atol=TOLERANCE)
   assert encoder.encode_text(["abc of the", "ABC  of the", "x" * 100]).shape == (3, 24)
+  many = encoder.encode_images(np.concatenate([images] * 22))  # 66 rows: a whole chunk and a padded one
+  np.testing.assert_allclose(many, np.concatenate([vectors[0]] * 22), atol=TOLERANCE)
+  np.testing.assert_allclose(encoder.encode_images(images[:1]), vectors[0][:1], atol=TOLERANCE)
   np.testing.assert_array_equal(*encoder.encode_text(["abc of the", "ABC  of the"]))
   wide = np.zeros((2, 50, 90, 3), np.uint8)
   wide[:, :, 15:75] = 255  # white in and around the centre, black at the ends, which are cropped
