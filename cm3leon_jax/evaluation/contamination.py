@@ -56,8 +56,8 @@ def open_library(index: str | os.PathLike) -> Library:
   searcher, workdir = search.open_workdir(index), Path(index).resolve().parent
   made_by = searcher.store.manifest["image_tokenizer"]
   image = ImageTokenizer.load(search.find_asset(image_tokenizers.KIND, made_by, workdir))
-  vocabulary = Vocabulary(text_size=searcher.encoder.text.size, image_size=image.codebook_size, num_sentinels=1,
-                          total_size=0)
+  vocabulary = Vocabulary(text_size=search.text_size(searcher.store, workdir), image_size=image.codebook_size,
+                          num_sentinels=1, total_size=0)
   return _Opened(searcher.index, searcher.store, workdir / "documents" / "train", image, searcher.encoder, vocabulary)
 
 

@@ -58,7 +58,7 @@ def evaluate_contamination(items: Sequence[Item], index: str | os.PathLike, corp
   result |= _share("image_exact", {m.picture for m in by_codes if m.score == 1}, shown)
   result |= _share("image_near", {m.picture for m in by_codes}, shown) | {"image_near_from": CODES}
   result |= _share("clip_near", {m.picture for m in by_clip if m.score >= cosine}, shown) | {"clip_near_from": cosine}
-  read = lambda ids: decode_pictures(library.store.get(ids), library.image, library.encoder.text.size)
+  read = lambda ids: decode_pictures(library.store.get(ids), library.image, library.vocabulary.text_size)
   pairs = [(by_codes, "codes {:.0%} equal", read), (by_clip, "CLIP {:.3f}", read)]
   if corpus:
     numbers, more = _in_corpus(shown, texts, Path(corpus))

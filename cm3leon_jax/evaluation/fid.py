@@ -62,10 +62,10 @@ def distance(first: Side, second: Side) -> float:
   return _distances(first, second)(None, None)
 
 
-def interval(first: Side, second: Side, estimate: float) -> bootstrap.Interval:
-  """95 % interval around a distance, had other pictures been drawn; a side without features stays as it is.
+def half_distances(first: Side, second: Side) -> np.ndarray:
+  """Distances of half samples, float64[HALVES], drawn for each side by itself; a side without features stays whole.
 
-  From `HALVES` half samples, drawn for each side by itself (`bootstrap.half_sample_interval`).
+  The halves depend on the numbers of rows alone, so those of two models on the same prompts are pairs.
 
   Raises:
     ValueError: neither side has features, or one has fewer than 4 rows of them.
@@ -77,7 +77,7 @@ def interval(first: Side, second: Side, estimate: float) -> bootstrap.Interval:
   rows = [[None] * HALVES if count is None else bootstrap.half_samples(count, HALVES, seed)
           for seed, count in enumerate(counts)]
   halves = [of(a, b) for a, b in tqdm(zip(*rows), "interval", HALVES, delay=5, file=sys.stderr)]
-  return bootstrap.half_sample_interval(estimate, np.array(halves))
+  return np.array(halves)
 
 
 def infinity(first: Side, second: Side) -> fid_infinity.Extrapolation:
@@ -102,13 +102,15 @@ def _distances(first: Side, second: Side) -> Callable[[Rows, Rows], float]:
   return lambda a, b: frechet.frechet_distance(*first.moments(a), *second.moments(b))
 
 
-def compare(first: Side, second: Side, key: str = FID, nearest_k: int = NEAREST_K, extrapolate: bool = False) -> dict:
+def compare(first: Side, second: Side, key: str = FID, nearest_k: int = NEAREST_K, extrapolate: bool = False,
+            keep_halves: bool = False) -> dict:
   """All numbers of two sides (generated, reference) that their kind allows, flat.
 
   Args:
     key: what the distance is called.
     nearest_k: of precision, recall, density and coverage.
     extrapolate: also `<key>_infinity` and `<key>_infinity_slope`.
+    keep_halves: also `<key>_halves`, the list behind the interval, for paired differences.
 
   Returns:
     `<key>`; with the features of a side, 4 rows or more, `<key>_low` and `<key>_high`; with those of both `kid`, and
@@ -126,7 +128,9 @@ def compare(first: Side, second: Side, key: str = FID, nearest_k: int = NEAREST_
   result: dict = {key: distance(first, second)}
   counts = [side.count for side in (first, second) if side.count is not None]
   if counts and min(counts) >= 4:
-    result |= interval(first, second, result[key]).as_fields(key)
+    halves = half_distances(first, second)
+    result |= bootstrap.half_sample_interval(result[key], halves).as_fields(key)
+    result |= {f"{key}_halves": halves.tolist()} if keep_halves else {}
   if extrapolate:
     at_infinity = infinity(first, second)
     result |= {f"{key}_infinity": at_infinity.value, f"{key}_infinity_slope": at_infinity.slope}

@@ -18,7 +18,9 @@ from cm3leon_jax.retrieval.index import Index
 from cm3leon_jax.retrieval.sheet import contact_sheet
 from cm3leon_jax.retrieval.store import DocumentStore
 from cm3leon_jax.tokenizers import image as image_tokenizers
+from cm3leon_jax.tokenizers import text as text_tokenizers
 from cm3leon_jax.tokenizers.image import ImageTokenizer
+from cm3leon_jax.tokenizers.text import TextTokenizer
 from cm3leon_jax.vocabulary import Vocabulary
 
 
@@ -96,6 +98,11 @@ def find_asset(kind: str, fingerprint: str, workdir: Path) -> Path:
                    "put the one that the index was made with there, or make documents and index again")
 
 
+def text_size(store: DocumentStore, workdir: Path) -> int:
+  """Text ids of the documents' vocabulary; a public CLIP has a text tokenizer of its own, with other ids."""
+  return TextTokenizer.load(find_asset(text_tokenizers.KIND, store.manifest["text_tokenizer"], workdir)).size
+
+
 def open_workdir(index_dir: str | os.PathLike) -> Searcher:
   """A searcher from an index folder in its workdir: D/index beside D/documents/train, made by D's encoder."""
   index = Index.load(index_dir)
@@ -142,7 +149,7 @@ def main(index_dir: str | os.PathLike, *, text: str = "", image: str = "", k: in
   if out:
     tokenizer = ImageTokenizer.load(
         find_asset(image_tokenizers.KIND, searcher.store.manifest["image_tokenizer"], workdir))
-    found = decode_pictures([hit.document for hit in hits], tokenizer, searcher.encoder.text.size)
+    found = decode_pictures([hit.document for hit in hits], tokenizer, text_size(searcher.store, workdir))
     labels = [f"{rank}. {hit.score:.3f} {reason}\n{hit.document['caption']}"
               for rank, (hit, reason) in enumerate(zip(hits, reasons, strict=True), 1)]
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def random_model(seed=0, **shape) -> VQModel:
   torch.manual_seed(seed)
   model = VQModel(**shape).eval()
   with torch.no_grad():
-    for name, p in model.named_parameters():
+    for p in model.parameters():
       if p.ndim == 1:
         p.add_(0.2 * torch.randn_like(p))
     model.quantize.embedding.weight.normal_()

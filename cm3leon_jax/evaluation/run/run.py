@@ -76,6 +76,7 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, oper
   notes += [numbers.pop("note")] if "note" in numbers else []
   result = {**numbers, **counts, **({"note": "; ".join(notes)} if notes else {})}
   files.write_json(workdir / RESULT, {**result, "protocol": description})
+  result = {key: value for key, value in result.items() if not isinstance(value, list)}  # without the half samples
   print(f"{page.write(workdir)}", file=sys.stderr)
   return result
 
@@ -84,7 +85,7 @@ def _scorers(workdir: Path, protocol: Protocol, network, encoder) -> dict:
   return {
       "fid": functools.partial(score.pictures, workdir, network=network, encoder=encoder),
       "captions": functools.partial(score.texts, tokenizer=protocol.tokenizer),
-      "vqa": score.answers, "scienceqa": score.science,
+      "vqa": functools.partial(score.answers, items=protocol.items), "scienceqa": score.science,
       "visdial": functools.partial(score.dialogues, items=protocol.items)}
 
 
@@ -113,7 +114,7 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
       "excluded": {"by_id": excluded.by_id, "by_hash": excluded.by_hash} if excluded else None,
       "network": {"name": network.name, "key": network.key, "weights_hash": network.weights_hash,
                   "published": network.published, "preprocessing": network.preprocessing} if network else None,
-      "encoder": {"fingerprint": encoder.fingerprint} if encoder else None}
+      "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint} if encoder else None}
 
 
 def _wait(workdir: Path, count: int, processes: int) -> dict[int, dict]:

@@ -46,7 +46,7 @@ def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_s
   for rank in range(len(rows[0]["candidates"])):
     drawn = feature_store.features_of_files(files_of(rank), network, workdir / "features").features
     if rank == 0:
-      result |= fid.compare(fid.Side(drawn), fid.Side(real), network.key)
+      result |= fid.compare(fid.Side(drawn), fid.Side(real), network.key, keep_halves=True)
     result[f"{network.key}_rank{rank}"] = fid.distance(fid.Side(drawn), fid.Side(real))
   prompts = [row["prompt"] for row in rows]
   scores = np.concatenate([clip_score.clip_scores(encoder, chunk, prompts[start:start + len(chunk)])
@@ -74,9 +74,10 @@ def texts(rows: Rows, tokenizer: str) -> Scores:
   return result, captions.per_item(tokens[:len(said)], references)
 
 
-def answers(rows: Rows) -> Scores:
-  """VQA accuracy in percent, by the official rule."""
-  scores = 100 * np.array([vqa.accuracy(row["candidates"][0]["text"], list(row["references"])) for row in rows])
+def answers(rows: Rows, items: Items) -> Scores:
+  """VQA accuracy in percent, by the official rule of the set."""
+  accuracy = vqa.vizwiz_accuracy if vizwiz(items) else vqa.accuracy
+  scores = 100 * np.array([accuracy(row["candidates"][0]["text"], list(row["references"])) for row in rows])
   result = bootstrap.mean_interval(scores).as_fields("vqa_accuracy")
   return result | by_category(rows, scores), {"accuracy": scores / 100}
 
@@ -100,6 +101,11 @@ def dialogues(rows: Rows, items: Sequence[Item]) -> Scores:
       "ndcg": visdial.ndcg(ranks, relevance), "rank": visdial.ranks_of_truth(ranks, truth).astype(float)}
 
 
+def vizwiz(items: Items) -> bool:
+  """Whether the questions are VizWiz's, which has a rule and a form of its own."""
+  return items.name.startswith("vizwiz")
+
+
 def by_category(rows: Rows, scores: np.ndarray) -> dict[str, float]:
   """`category/NAME` → mean of its items."""
   names = np.array([row["category"] for row in rows])
@@ -108,7 +114,7 @@ def by_category(rows: Rows, scores: np.ndarray) -> dict[str, float]:
 
 def write_predictions(workdir: Path, metric: str, items: Items, rows: Rows) -> None:
   """W/predictions.json in the form that the sets' own scripts and servers read; none for pictures."""
-  key = "image" if items.name.startswith("vizwiz") else "question_id"
+  key = "image" if vizwiz(items) else "question_id"
   best = lambda row: row["candidates"][0]["text"]
   forms = {
       "captions": lambda row: {"image_id": row["id"], "caption": best(row)},
