@@ -1,8 +1,9 @@
 """Tensors out of a PyTorch checkpoint (.pth) without torch, and without running what the file says.
 
 A checkpoint is a pickle, and a pickle may call any function of any module. This reader's
-unpickler knows a dozen names, all of them tensors and containers; any other name stops
-it, and the error says which. Read are the zip file of torch ≥ 1.6, the older plain one, in
+unpickler knows a dozen names, all of them tensors and containers, and a few that training
+frameworks leave beside the weights, which become placeholders; any other name stops it, and
+the error says which. Read are the zip file of torch ≥ 1.6, the older plain one, in
 which most public weight files still are, and TorchScript archives (OpenAI's CLIP): their
 modules come out as the attributes that they are pickled with, their code is not looked at.
 """
@@ -12,8 +13,9 @@ import io
 import math
 import os
 import pickle
-import zipfile
 from typing import Any, Callable
+import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -27,10 +29,24 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
+# What CompVis' and other Lightning checkpoints mention: the class of a callback, and numbers of its best score.
+_PLACEHOLDERS = (("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"), ("numpy", "dtype"), ("_codecs", "encode"),
+                 ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
+_MOST = 8  # times the file's size that its tensors may take: tied weights are several views of the same numbers
 
 
 class _Refused(pickle.UnpicklingError):
   pass
+
+
+class Placeholder:
+  """Stands where a checkpoint has an object that is no tensor; what it was made of is not kept."""
+
+  def __init__(self, *_):
+    pass
+
+  def __setstate__(self, _):
+    pass
 
 
 class ScriptModule(dict):
@@ -44,6 +60,8 @@ class ScriptModule(dict):
 
 def load(path: str | os.PathLike) -> Any:
   """The object in the file: containers of NumPy arrays; a `ScriptModule` from a TorchScript archive.
+
+  Tensors that are the same view of the same numbers are one array.
 
   Raises:
     InputError: no such file, not a checkpoint, cut short, or it names something that is neither tensor
@@ -59,9 +77,11 @@ def load(path: str | os.PathLike) -> Any:
     raise InputError(f"{path}: no such file") from error
   except _Refused as error:
     raise InputError(f"{path}: refused: {error}") from error
-  except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, IndexError, TypeError,
-          AttributeError, OverflowError, MemoryError, RecursionError, NotImplementedError) as error:
+  except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, IndexError, TypeError,
+          AttributeError, OverflowError, MemoryError, RuntimeError) as error:
     raise InputError(f"{path}: not a whole PyTorch checkpoint ({type(error).__name__}: {error})") from error
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -104,6 +124,7 @@ def _unpickler(file, storage_of: Callable[[str, np.dtype, int], Any]) -> pickle.
            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
            ("torch._utils", "_rebuild_parameter"): rebuild_parameter}
   known |= {("torch", name): name for name in _DTYPES}
+  known |= {name: type("Placeholder", (Placeholder,), {}) for name in _PLACEHOLDERS}
 
   def first(value, *_):
     return value
@@ -143,8 +164,18 @@ class _Tensor:
   def __init__(self, storage, offset, size, stride):
     self._parts = storage, offset, size, stride
 
-  def array(self) -> np.ndarray:
-    """A copy of the view; checked here, against the numbers really read, and not against what the file says of them."""
+  @property
+  def key(self) -> tuple:
+    """Equal for the same view of the same numbers."""
+    storage, offset, size, stride = self._parts
+    return id(storage), int(offset), tuple(size), tuple(stride)
+
+  def array(self, most: int) -> np.ndarray:
+    """A copy of the view; checked here, against the numbers really read, and not against what the file says of them.
+
+    Raises:
+      ValueError: it is not within its storage, or takes more than `most` bytes.
+    """
     storage, offset, size, stride = self._parts
     numbers = storage.array
     offset, size, stride = int(offset), tuple(int(n) for n in size), tuple(int(n) for n in stride)
@@ -152,26 +183,49 @@ class _Tensor:
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if min((offset,) + size + stride) < 0 or total > numbers.size or total and last >= numbers.size:
       raise ValueError(f"a tensor {size} with strides {stride} does not fit its storage of {numbers.size}")
+    if total * numbers.itemsize > most:
+      raise ValueError(f"tensors of more than {_MOST} times the file's size")
     if not total:
       return np.empty(size, numbers.dtype)
     return np.lib.stride_tricks.as_strided(numbers[offset:], size, [s * numbers.itemsize for s in stride]).copy()
 
 
-def _cut(value):
-  """Replaces each `_Tensor` in nested containers by its array."""
-  if isinstance(value, _Tensor):
-    return value.array()
-  if isinstance(value, ScriptModule):
-    return ScriptModule({k: _cut(v) for k, v in value.items()})
-  if isinstance(value, dict):
-    return {k: _cut(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return type(value)(_cut(v) for v in value)
-  return value
+class _Cutter:
+  """Replaces each `_Tensor` in nested containers by its array; what is there twice is cut once.
+
+  Args:
+    size: bytes of the file.
+  """
+
+  def __init__(self, size: int):
+    self._left = _MOST * size
+    self._done: dict[Any, Any] = {}
+
+  def __call__(self, value):
+    if not isinstance(value, (_Tensor, dict, list, tuple)):
+      return value
+    key = value.key if isinstance(value, _Tensor) else id(value)
+    if key not in self._done:
+      self._done[key] = self._cut(value)
+    return self._done[key]
+
+  def _cut(self, value):
+    if isinstance(value, _Tensor):
+      array = value.array(self._left)
+      self._left -= array.nbytes
+      return array
+    if isinstance(value, ScriptModule):
+      return ScriptModule({k: self(v) for k, v in value.items()})
+    if isinstance(value, dict):
+      return {k: self(v) for k, v in value.items()}
+    return type(value)([self(v) for v in value])
 
 
 def _load_zip(f) -> Any:
   archive = zipfile.ZipFile(f)
+  size = os.fstat(f.fileno()).st_size
+  if sum(info.file_size for info in archive.infolist()) > _MOST * size:
+    raise ValueError("it unpacks to more than it may hold")
   root = next(name[:-len("data.pkl")] for name in archive.namelist() + ["data.pkl"] if name.endswith("data.pkl"))
   order = "<"
   if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") == b"big":
@@ -183,10 +237,14 @@ def _load_zip(f) -> Any:
       name = f"{root}data/{key}"
       if archive.getinfo(name).file_size != numel * dtype.itemsize:
         raise ValueError(f"{name} does not hold {numel} numbers")
-      storages[key] = _Storage(dtype, numel, np.frombuffer(archive.read(name), dtype.newbyteorder(order)).astype(dtype))
+      storages[key] = _Storage(dtype, numel, _numbers(archive.read(name), dtype, order))
     return storages[key]
 
-  return _cut(_unpickler(io.BytesIO(archive.read(root + "data.pkl")), storage_of).load())
+  return _Cutter(size)(_unpickler(io.BytesIO(archive.read(root + "data.pkl")), storage_of).load())
+
+
+def _numbers(raw: bytes, dtype: np.dtype, order: str, count: int = -1) -> np.ndarray:
+  return np.frombuffer(raw, dtype.newbyteorder(order), count).astype(dtype, copy=False)
 
 
 def _load_legacy(f) -> Any:
@@ -210,6 +268,5 @@ def _load_legacy(f) -> Any:
     storage = storages[key]
     if int.from_bytes(f.read(8), "little") != storage.numel:
       raise ValueError(f"storage {key} is of another size than its tensors say")
-    raw = f.read(storage.numel * storage.dtype.itemsize)
-    storage.array = np.frombuffer(raw, storage.dtype.newbyteorder(order), storage.numel).astype(storage.dtype)
-  return _cut(value)
+    storage.array = _numbers(f.read(storage.numel * storage.dtype.itemsize), storage.dtype, order, storage.numel)
+  return _Cutter(end)(value)

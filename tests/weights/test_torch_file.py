@@ -2,7 +2,9 @@
 
 import collections
 import os
+import time
 import warnings
+import zipfile
 
 import checkpoint_writer
 from checkpoint_writer import Built, Call, Global, Storage, tensor, view, write
@@ -169,3 +171,74 @@ def test_other_files(tmp_path):
     torch_file.load(tmp_path / "text.pth")
   with pytest.raises(InputError, match="holds a list"):
     torch_file.load_state_dict(checkpoint_writer.write(tmp_path / "list.pth", [tensor(FOUR)]))
+
+
+@both_formats
+def test_what_lightning_leaves_beside_the_weights_is_not_looked_at(tmp_path, zipped):
+  """As in CompVis' checkpoints: a callback's class as a key, and its best score as a NumPy number."""
+  number = Call(Global("numpy.core.multiarray", "scalar"),
+                Built(Call(Global("numpy", "dtype"), "f8", 0, 1), (3, "<", None, None, None, -1, -1, 0)),
+                Call(Global("_codecs", "encode"), "\x00" * 8, "latin1"))
+  callback = Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+  value = {"state_dict": {"w": tensor(FOUR)}, "callbacks": {callback: {"best_model_score": number}}}
+  read = torch_file.load(write(tmp_path / "w.ckpt", value, zipped))
+  np.testing.assert_array_equal(read["state_dict"]["w"], FOUR)
+  [score] = read["callbacks"].values()
+  assert isinstance(score["best_model_score"], torch_file.Placeholder) and not vars(score["best_model_score"])
+
+
+@both_formats
+def test_tied_weights_are_one_array(tmp_path, zipped):
+  storage = Storage(np.zeros(1 << 16, np.float32))
+  value = {str(i): view(storage, 0, (1 << 16,), (1,)) for i in range(20)}
+  read = torch_file.load_state_dict(write(tmp_path / "w.pth", value, zipped))
+  assert len({id(x) for x in read.values()}) == 1
+
+
+@both_formats
+def test_a_small_file_cannot_fill_the_memory(tmp_path, zipped):
+  storage = Storage(np.zeros(1 << 16, np.float32))
+  views = {str(i): view(storage, i, ((1 << 16) - 20,), (1,)) for i in range(20)}
+  with pytest.raises(InputError, match="more than 8 times the file's size"):
+    torch_file.load(write(tmp_path / "views.pth", views, zipped))
+  nested = []
+  for _ in range(60):  # 2^60 lists, were each looked at on its own
+    nested = [nested, nested]
+  start = time.monotonic()
+  assert len(torch_file.load(write(tmp_path / "nested.pth", nested, zipped))) == 2
+  assert time.monotonic() - start < 5
+
+
+def test_an_archive_that_unpacks_to_far_more_or_is_locked(tmp_path):
+  path = write(tmp_path / "w.pth", {"w": tensor(np.zeros(1 << 18))})
+  with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small:
+    for name in plain.namelist():
+      small.writestr(name, plain.read(name))
+  with pytest.raises(InputError, match="unpacks to more than it may hold"):
+    torch_file.load(tmp_path / "small.pth")
+  raw = bytearray(write(tmp_path / "w.pth", {"w": tensor(FOUR)}).read_bytes())
+  for sign, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of an entry, and of its copy in the directory
+    for at in range(len(raw)):
+      if raw[at:at + 4] == sign:
+        raw[at + flags] |= 1
+  (tmp_path / "locked.pth").write_bytes(raw)
+  with pytest.raises(InputError, match="locked.pth: not a whole PyTorch checkpoint.*encrypted"):
+    torch_file.load(tmp_path / "locked.pth")
+  with pytest.raises(InputError, match="cannot be read .*directory"):
+    torch_file.load(tmp_path)
+
+
+@both_formats
+def test_damaged_bytes_give_one_sentence(tmp_path, zipped):
+  raw = write(tmp_path / "w.pth", {"w": tensor(FOUR), "n": [1, (2.5, "x")], "o": collections.OrderedDict(a=tensor(FOUR))},
+              zipped).read_bytes()
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    changed = bytearray(raw)
+    for at in rng.integers(0, len(raw), 3):
+      changed[at] = rng.integers(256)
+    (tmp_path / "w.pth").write_bytes(changed)
+    try:
+      torch_file.load(tmp_path / "w.pth")
+    except InputError as error:
+      assert "w.pth: " in str(error)
