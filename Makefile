@@ -23,6 +23,7 @@ test: setup
 # What takes longer: processes that are really killed, steps compiled for whole pods, parity with the reference packages.
 test-slow: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-reference.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps clean-fid==0.1.35  # its resize alone: no torchvision
 	$(BIN)/python -m pytest -q -m slow tests
 
 lint: setup
