@@ -27,7 +27,7 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str, shape: tuple[int, ...]) 
     part = array[start:start + rows]
     with np.errstate(over="ignore"):
       block = np.ascontiguousarray(part.astype(dtype, copy=False))
-    if dtype.itemsize < array.itemsize and not np.array_equal(np.isfinite(block), np.isfinite(part)):
+    if dtype != array.dtype and not np.array_equal(np.isfinite(block), np.isfinite(part)):
       raise InputError(f"weight {name} exceeds {dtype.name}; choose --dtype=bfloat16 or float32")
     yield block.reshape(-1).view(np.uint8).data
 

@@ -23,6 +23,7 @@ DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
           "I8": np.dtype(np.int8), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_)}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # as the package allows
+_MOST_DIMS, _LONGEST_DIM = 64, 2**62  # NumPy's
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -66,15 +67,17 @@ def read_header(path: str | os.PathLike) -> dict[str, Entry]:
       if about["dtype"] not in DTYPES:
         raise InputError(f"{path}: {name} has dtype {about['dtype']}; known: {', '.join(DTYPES)}")
       shape, (start, stop) = tuple(about["shape"]), about["data_offsets"]
-      if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
+      if len(shape) > _MOST_DIMS or not all(type(n) is int and 0 <= n < _LONGEST_DIM for n in (*shape, start, stop)):
         raise ValueError(f"{name} has a shape or place that is no count")
       entries[name] = Entry(path, DTYPES[about["dtype"]], shape, 8 + length + start)
       if entries[name].nbytes != stop - start or 8 + length + stop > size:
         raise ValueError(f"{name} does not lie within the file")
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such file") from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error})") from error
   return entries
 
 
@@ -95,9 +98,9 @@ def read_folder(folder: str | os.PathLike) -> dict[str, Entry]:
   try:
     places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     files = sorted(set(places.values()))
-    if any(Path(name).name != name for name in files):
+    if any(Path(name).name != name or name in ("", "..") for name in files):
       raise ValueError("it names files outside the folder")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
     raise InputError(f"{index}: not an index of shards ({error})") from error
   entries: dict[str, Entry] = {}
   for file in files:

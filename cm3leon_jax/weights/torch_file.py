@@ -132,7 +132,8 @@ def _unpickler(file, storage_of: Callable[[str, np.dtype, int], Any]) -> pickle.
   known |= {("torch.jit._pickle", name): first
             for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")}
 
-  class Restricted(pickle.Unpickler):
+  # The one in Python: the one in C makes a table as long as the highest number that a hostile file gives an object.
+  class Restricted(pickle._Unpickler):
 
     def find_class(self, module, name):
       if module == "__torch__" or module.startswith("__torch__."):  # the archive's own classes

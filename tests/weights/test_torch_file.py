@@ -2,6 +2,7 @@
 
 import collections
 import os
+import resource
 import time
 import warnings
 import zipfile
@@ -207,6 +208,12 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path, zipped):
   start = time.monotonic()
   assert len(torch_file.load(write(tmp_path / "nested.pth", nested, zipped))) == 2
   assert time.monotonic() - start < 5
+  highest = b"\x80\x02K\x00r\xff\xff\xff\x0f."  # a number that is object 2^28 - 1
+  with zipfile.ZipFile(tmp_path / "memo.pth", "w") as archive:
+    archive.writestr("archive/data.pkl", highest)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert torch_file.load(tmp_path / "memo.pth") == 0
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "kilobytes"
 
 
 def test_an_archive_that_unpacks_to_far_more_or_is_locked(tmp_path):

@@ -63,10 +63,11 @@ def test_wrong_tensors_are_listed(theirs, tmp_path, change, says):
   assert not [p for p in tmp_path.iterdir() if p.name.startswith("back")]
 
 
-def test_a_number_beyond_the_dtype_names_the_weight(tmp_path):
-  arrays = random_model.write(tmp_path / "ours", CM3LEON)
+@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16])
+def test_a_number_beyond_the_dtype_names_the_weight(tmp_path, stored):
+  arrays = random_model.write(tmp_path / "ours", CM3LEON, dtype=stored)
   arrays["layers.mlp_out"][2, 5, 5] = 1e6
-  np.savez(tmp_path / "ours" / "weights.npz", **arrays)
+  np.savez(tmp_path / "ours" / "weights.npz", **{n: x.view(np.uint16) if stored != np.float32 else x for n, x in arrays.items()})
   with pytest.raises(InputError, match="layers.2.fc2.weight exceeds float16"):
     exporter.export(tmp_path / "ours", tmp_path / "theirs", "opt", dtype="float16", shard_size="20KB")
   assert sorted(p.name for p in tmp_path.iterdir()) == ["ours"]
@@ -142,7 +143,9 @@ def test_shards_that_do_not_fit_their_index(tmp_path):
     importer.import_(tmp_path / "theirs", tmp_path / "back", "opt")
   first.write_bytes(kept)
   about = json.loads(index.read_text())
-  for places, says in (({FC1: first.name}, "which does not hold it"), ({FC1: "../x.safetensors"}, "outside the folder")):
+  for places, says in (({FC1: first.name}, "which does not hold it"), ({FC1: "../x.safetensors"}, "outside the folder"),
+                       ({FC1: ".."}, "outside the folder"), ({FC1: ""}, "outside the folder"),
+                       ({FC1: "/etc/passwd"}, "outside the folder"), ({FC1: "model-9.safetensors"}, "9.safetensors: no such file")):
     index.write_text(json.dumps(about | {"weight_map": about["weight_map"] | places}))
     with pytest.raises(InputError, match=says):
       importer.import_(tmp_path / "theirs", tmp_path / "back", "opt")

@@ -63,7 +63,8 @@ def entry(dtype="F32", shape=(2,), places=(0, 8)):
 @pytest.mark.parametrize("content", [
     b"", b"\1", raw(b"{"), raw(b"[]"), raw(entry(), length=2**40), raw(entry(places=(0, 16))), raw(entry(shape=(2**40,))),
     raw(entry(shape=(-1, -2))), raw(entry(places=(-8, 0))), raw({"x": 3}), raw({"x": {}}), raw(entry("F3")),
-    raw(entry(shape=("a",)))])
+    raw(entry(shape=("a",))), raw(entry(shape=(True, 2))), raw(entry(shape=(0, 2**70), places=(0, 0))),
+    raw(entry(shape=(1,) * 65, places=(0, 4))), raw(b"[" * 100_000)])
 def test_a_damaged_safetensors_file(tmp_path, content):
   (tmp_path / "model.safetensors").write_bytes(content)
   with pytest.raises(InputError, match="model.safetensors: "):
