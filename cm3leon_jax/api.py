@@ -228,6 +228,15 @@ class Model:
     ids = [np.append(self.text.encode(answer.strip())[:prompt.steps - 1], prompt.stop) for answer in answers]
     return self._engine.log_probs(prompt, ids)
 
+  def pair_log_probs(self, job: Job, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities in nats of a real picture's ids [I] after the text of a text_to_image `job` and its documents;
+    and of that text's tokens and its end [T + 1] before that picture, by infill."""
+    pairs = [document.pair for document in job.retrieved]
+    image, = self._engine.log_probs(job.request.streams[0], [ids])
+    before = prompts.image_to_text(self.vocabulary, self.layout, ids, docs=pairs)
+    text, = self._engine.log_probs(before, [np.append(self.text.encode(job.text)[:before.steps - 1], before.stop)])
+    return image, text
+
   def _scores(self, job: Job, images: np.ndarray) -> np.ndarray | None:
     if not job.wanted:
       return None

@@ -87,6 +87,19 @@ def test_captions_and_answers_are_texts_ordered_by_likelihood(model, picture):
   assert scores == [r.log_prob for r in several]
 
 
+@pytest.mark.parametrize("docs", [0, 2])
+def test_pairs_get_the_log_probabilities_of_what_was_drawn_and_said(model, docs):
+  drawn = model.text_to_image("house", docs=docs, candidates=1, seed=3, guidance=1.0)[0]
+  ids = model.vocabulary.image_ids(drawn.codes)
+  image, text = model.pair_log_probs(model.job("text_to_image", text="house", docs=docs), ids)
+  np.testing.assert_allclose(image.mean(), drawn.log_prob, atol=1e-4)
+  other = model.vocabulary.image_ids((drawn.codes + 1) % model.image.codebook_size)
+  again, changed = (model.pair_log_probs(model.job("text_to_image", text="house", docs=docs), i)[1] for i in (ids, other))
+  np.testing.assert_array_equal(text, again)
+  assert np.abs(text - changed).max() > 1e-3  # the caption is read off the picture
+  assert len(text) == len(model.text.encode("house")) + 1 and np.isfinite(text).all()
+
+
 def test_infill_keeps_every_code_outside_the_region(model, picture):
   source = model.image.encode(picture[None])[0]
   results = model.infill(picture, (8, 8, 24, 20), "a box", candidates=4, seed=3)
