@@ -64,6 +64,16 @@ class Reader(Sequence):
     paths = sorted(Path(folder).glob(f"{stem}-*.arrayrecord"))
     if not paths:
       raise InputError(f"{folder}: no {stem}-*.arrayrecord files")
+    self._open(paths)
+
+  @classmethod
+  def of_shard(cls, path: str | os.PathLike) -> "Reader":
+    """The rows of one shard alone."""
+    reader = cls.__new__(cls)
+    reader._open([path])
+    return reader
+
+  def _open(self, paths: Sequence[str | os.PathLike]) -> None:
     self._readers = [array_record_module.ArrayRecordReader(os.fspath(p)) for p in paths]
     self._starts = np.cumsum([0] + [r.num_records() for r in self._readers])
 

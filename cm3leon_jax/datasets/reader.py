@@ -1,4 +1,4 @@
-"""Builds the demo's corpus once and reads it back, always in the same order."""
+"""Reads a corpus back, always in the same order: the demo's, which is built here, or one that the corpus pipeline made."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from cm3leon_jax.datasets import emoji_styles, splits
+from cm3leon_jax.datasets import emoji_styles, pairs, splits
 from cm3leon_jax.errors import InputError
 
 
@@ -70,24 +70,34 @@ def _source(data_dir: str | os.PathLike, split: str, pixels: int):
   return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
+def splits_of(data_dir: str | os.PathLike) -> list[str]:
+  """Names of a corpus' splits, `train` first."""
+  return pairs.splits(data_dir) if pairs.exists(data_dir) else list(splits.SPLITS)
+
+
 def count(data_dir: str | os.PathLike, split: str, pixels: int = 64) -> int:
   """Number of raw pairs in a split; errors as `read`'s."""
+  if pairs.exists(data_dir):
+    return pairs.count(data_dir, split, pixels)
   return len(_source(data_dir, split, pixels))
 
 
 def read(data_dir: str | os.PathLike, split: str, pixels: int = 64, begin: int = 0,
          end: int | None = None) -> Iterator[dict]:
-  """Yields the raw pairs of a split sorted by id: str fields, and `image` uint8[pixels, pixels, 3].
+  """Yields the raw pairs of a split in its own order (the demo's: by id): `id`, `caption`, other fields, and `image`.
 
   Args:
-    data_dir: TFDS data folder.
-    split: one of `splits.SPLITS`.
-    pixels: side of the pictures.
+    data_dir: the corpus: TFDS's data folder, or that of the corpus pipeline.
+    split: one of `splits_of`.
+    pixels: side of the pictures; `image` is uint8[pixels, pixels, 3].
     begin, end: rows [begin, end) only; each job of a pipeline reads its own part.
 
   Raises:
     InputError: no such split, or no corpus.
   """
+  if pairs.exists(data_dir):
+    yield from pairs.read(data_dir, split, pixels, begin, end)
+    return
   rows = _source(data_dir, split, pixels)
   for i in range(begin, len(rows) if end is None else end):
     row = rows[i]

@@ -8,7 +8,7 @@ A folder that is whole is not made again.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from cm3leon_jax import assets, manifest
 from cm3leon_jax.errors import InputError
@@ -19,7 +19,6 @@ from cm3leon_jax.vocabulary import Vocabulary
 STAGES = ("corpus", "tokenize", "embed", "index", "neighbours", "windows")
 TRAIN = "train"
 HELD_OUT = ("heldout_drawings", "heldout_things")
-SPLITS = (TRAIN, *HELD_OUT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Pipelines:
     vocabulary: the one id space.
     layout: geometry of a sample.
     pixels: side of the pictures.
+    source: the corpus to read, `@Corpus()`; None is the demo's.
     text_tokenizer: folder, absolute, shipped (`tokenizers/…`) or below the work folder.
     image_tokenizer: the same.
     encoder: the same; the CLIP that embeds documents and queries.
@@ -51,6 +51,7 @@ class Pipelines:
   vocabulary: Vocabulary
   layout: Layout
   pixels: int = 256
+  source: Any = None  # pipelines.corpus.Corpus, which brings Beam
   text_tokenizer: str = "tokenizers/text"
   image_tokenizer: str = "tokenizers/image"
   encoder: str = "clip"
@@ -84,6 +85,11 @@ class Pipelines:
     from cm3leon_jax.datasets import reader
 
     folder = workdir / "corpus"
+    if self.source is not None:
+      from cm3leon_jax.pipelines import corpus
+
+      corpus.make(folder, self.source, self.pixels, beam_options)
+      return
     if manifest.exists(folder):
       return
     about = reader.build(folder, self.pixels)  # TFDS's own layout; the manifest says that it is whole
@@ -92,7 +98,7 @@ class Pipelines:
   def tokenize(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import tokenize
 
-    self._each_split(workdir / "documents", lambda split, folder, num_shards: tokenize.tokenize(
+    self._each_split(workdir, "documents", lambda split, folder, num_shards: tokenize.tokenize(
         workdir / "corpus", split, folder, pixels=self.pixels, vocabulary=self.vocabulary,
         text_tokenizer=self.folder(self.text_tokenizer, workdir), image_tokenizer=self.folder(self.image_tokenizer, workdir),
         num_shards=num_shards, framings=self.framings if split == TRAIN else 0, beam_options=beam_options))
@@ -100,7 +106,7 @@ class Pipelines:
   def embed(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import embed
 
-    self._each_split(workdir / "embeddings", lambda split, folder, num_shards: embed.embed(
+    self._each_split(workdir, "embeddings", lambda split, folder, num_shards: embed.embed(
         workdir / "corpus", split, folder, pixels=self.pixels, encoder=self.folder(self.encoder, workdir),
         num_shards=num_shards, beam_options=beam_options))
 
@@ -122,7 +128,7 @@ class Pipelines:
   def neighbours(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     from cm3leon_jax.pipelines import neighbours
 
-    self._each_split(workdir / "neighbours", lambda split, folder, num_shards: neighbours.neighbours(
+    self._each_split(workdir, "neighbours", lambda split, folder, num_shards: neighbours.neighbours(
         workdir / "corpus", split, folder, pixels=self.pixels, encoder=self.folder(self.encoder, workdir),
         index=workdir / "index", index_embeddings=workdir / "embeddings" / TRAIN,
         query_dropout=self.query_dropout if split == TRAIN else 0.0, candidates=self.candidates, rules=self.rules,
@@ -138,7 +144,10 @@ class Pipelines:
                       document_counts=self.document_counts, text_only=self.text_only,
                       held_out_samples=self.held_out_samples, seed=self.seed)
 
-  def _each_split(self, folder: Path, make: Callable[[str, Path, int], Path]) -> None:
-    for split in SPLITS:
+  def _each_split(self, workdir: Path, name: str, make: Callable[[str, Path, int], Path]) -> None:
+    from cm3leon_jax.datasets import reader
+
+    folder = workdir / name
+    for split in reader.splits_of(workdir / "corpus"):
       if not manifest.exists(folder / split):
         make(split, folder / split, self.num_shards if split == TRAIN else 1)

@@ -6,13 +6,14 @@ whole (written under a temporary name, then renamed) and is not made again. The 
 written when all shards are there.
 """
 
+import contextlib
 import json
 import logging
 import os
 from pathlib import Path
 import sys
 import time
-from typing import Any, Iterable, Protocol, Sequence
+from typing import Any, Iterable, Iterator, Protocol, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -89,20 +90,30 @@ def run(job: ShardJob, folder: str | os.PathLike, kind: str, num_shards: int, ma
     plan_path.write_text(plan)
   missing = [s for s in range(num_shards) if not (folder / records.shard_name(kind, s, num_shards)).exists()]
   if missing:
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # the exception itself says what went wrong, once
-    options = PipelineOptions(list(beam_options) or ["--runner=FnApiRunner"])
-    try:
-      with beam.Pipeline(options=options) as pipeline:
-        _ = (pipeline | beam.Create(missing, reshuffle=True)
-             | beam.ParDo(_WriteShard(job, str(folder), kind, num_shards)))
-    except Exception as error:  # Beam wraps what a worker raises
-      _raise_input_error(error)
-      raise
+    with pipeline(beam_options) as begun:
+      _ = (begun | beam.Create(missing, reshuffle=True)
+           | beam.ParDo(_WriteShard(job, str(folder), kind, num_shards)))
   for left_over in folder.glob("*.partial-*"):  # of workers that were killed
     left_over.unlink()
   manifest_lib.write_file(folder, kind, {"count": len(records.Reader(folder, kind)), "num_shards": num_shards, **manifest})
   plan_path.unlink(missing_ok=True)
   return folder
+
+
+@contextlib.contextmanager
+def pipeline(beam_options: Sequence[str] = ()) -> Iterator[beam.Pipeline]:
+  """A Beam pipeline that runs when the block ends, by default in this process.
+
+  Raises:
+    InputError: a worker's, as it raised it.
+  """
+  logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # the exception itself says what went wrong, once
+  try:
+    with beam.Pipeline(options=PipelineOptions(list(beam_options) or ["--runner=FnApiRunner"])) as begun:
+      yield begun
+  except Exception as error:  # Beam wraps what a worker raises
+    _raise_input_error(error)
+    raise
 
 
 def _raise_input_error(error: BaseException) -> None:

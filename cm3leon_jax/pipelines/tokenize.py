@@ -17,7 +17,7 @@ from cm3leon_jax.tokenizers.text import TextTokenizer
 from cm3leon_jax.vocabulary import Vocabulary
 
 KIND = "documents"
-# Fields of a raw pair that a document carries on, for the tasks that need exact answers.
+# Fields of a raw pair that a document carries on where it has them, for the tasks that need exact answers.
 CARRIED = ("id", "caption", "thing", "style", "name", "skin_tone", "gender", "category", "group")
 # Other framings of a drawing: (mirrored, scale, pixels to the right, pixels down), pixels of a side of 64.
 FRAMINGS = ((True, 1.0, 0, 0), (False, 1.0, 2, 2), (True, 1.0, -2, 2), (False, 1.0, -2, -2), (True, 1.0, 2, -2),
@@ -29,7 +29,7 @@ _SIDES = re.compile(r"\b(left|right|leftwards|rightwards|anticlockwise|clockwise
 
 def mirrorable(pair: Mapping[str, str]) -> bool:
   """Whether the mirror image is still what the caption says."""
-  return pair["category"] not in _UNMIRRORED_CATEGORIES and not _SIDES.search(pair["caption"])
+  return pair.get("category") not in _UNMIRRORED_CATEGORIES and not _SIDES.search(pair["caption"])
 
 
 def reframe(images: np.ndarray, scale: float, right: float, down: float) -> np.ndarray:
@@ -74,7 +74,7 @@ class TokenizeJob:
       seen = np.where(sided, images, images[:, :, ::-1]) if mirrored else images
       framed.append(self.vocabulary.image_ids(self._image.encode(reframe(seen, *framing))))
     for i, (pair, text) in enumerate(zip(pairs, texts)):
-      yield {**{k: pair[k] for k in CARRIED}, "text": text, "image": ids[i], "framings": [f[i] for f in framed]}
+      yield {**{k: pair[k] for k in CARRIED if k in pair}, "text": text, "image": ids[i], "framings": [f[i] for f in framed]}
 
 
 def tokenize(corpus: str | os.PathLike, split: str, folder: str | os.PathLike, *, pixels: int, vocabulary: Vocabulary,

@@ -2,6 +2,8 @@
 
     D/windows/pretrain  D/windows/sft            training: drawn, packed, shuffled
     D/windows/<set>_k0 … _k2                     held-out: K documents before each, loss on the query pair
+
+<set>: `drawings` and `things` of the demo, `heldout` of another corpus; `sft` is the demo's alone.
 """
 
 import itertools
@@ -13,14 +15,15 @@ from typing import Iterable, Sequence
 from absl import logging
 from tqdm import tqdm
 
-from cm3leon_jax import manifest
+from cm3leon_jax import manifest, records
+from cm3leon_jax.datasets import reader
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.tasks import pretrain, seqio_adapter, sft
 from cm3leon_jax.tasks import windows as windows_lib
 from cm3leon_jax.tokenizers.text import TextTokenizer
 from cm3leon_jax.vocabulary import Vocabulary
 
-SETS = {"drawings": "heldout_drawings", "things": "heldout_things"}
+SETS = {"drawings": "heldout_drawings", "things": "heldout_things", "heldout": "heldout"}
 
 
 def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vocabulary: Vocabulary, layout: Layout,
@@ -47,12 +50,17 @@ def windows(workdir: str | os.PathLike, *, text_tokenizer: str | os.PathLike, vo
   sft.register_emoji_sft(workdir, vocabulary, layout, text)
   common = {"vocabulary": vocabulary, "layout": layout, "length": length, "seed": seed}
   drawn = {"document_counts": list(document_counts), "text_only": text_only}
-  for name, task, passes, about in (("pretrain", pretrain.MIXTURE, epochs, drawn), ("sft", sft.MIXTURE, 1, {})):
+  training = [("pretrain", pretrain.MIXTURE, epochs, drawn)]
+  if "thing" in records.Reader(workdir / "documents" / "train", "documents")[0]:  # only the drawings have exact answers
+    training.append(("sft", sft.MIXTURE, 1, {}))
+  for name, task, passes, about in training:
     samples = seqio_adapter.examples(task, "train", seed=seed, epochs=passes)
     count = passes * seqio_adapter.size(task, "train")
     _write(workdir / "windows" / name, samples, count, reserve=reserve, packing_mode=packing,
            about={"task": task, "epochs": passes, **about}, **common)
   for set_name, split in SETS.items():
+    if split not in reader.splits_of(workdir / "corpus"):
+      continue
     for k in range(layout.max_documents):
       if (k + 1) * layout.stride > length:
         print(f"  windows/{set_name}_k{k}: left out, {k} documents and a query may be longer than {length} tokens", file=sys.stderr)

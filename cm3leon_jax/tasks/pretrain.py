@@ -1,10 +1,10 @@
-"""Retrieval-augmented pretraining on the emoji corpus, and its evaluation with fixed K.
+"""Retrieval-augmented pretraining on the emoji corpus or any other of pairs, and its evaluation with fixed K.
 
 | name | splits | a sample |
 |---|---|---|
 | `emoji_retrieval` | train | K drawn from `k_probabilities`; neighbours in random choice and order, see `text_only` |
 | `emoji_retrieval_pretrain` | train | the mixture to train on: that task |
-| `emoji_retrieval_k0`, `_k1`, … | heldout_drawings, heldout_things | the K best by text; loss on the query pair |
+| `emoji_retrieval_k0`, `_k1`, … | the demo's two, or `heldout` | the K best by text; loss on the query pair |
 """
 
 import functools
@@ -18,6 +18,7 @@ import numpy as np
 from cm3leon_jax import manifest as manifests
 from cm3leon_jax import records
 from cm3leon_jax.errors import InputError
+from cm3leon_jax.datasets import pairs
 from cm3leon_jax.layout import Layout
 from cm3leon_jax.retrieval.store import DocumentStore
 from cm3leon_jax.tasks import documents
@@ -27,7 +28,7 @@ from cm3leon_jax.vocabulary import Vocabulary
 
 TASK = "emoji_retrieval"
 MIXTURE = "emoji_retrieval_pretrain"
-HELD_OUT = ("heldout_drawings", "heldout_things")
+HELD_OUT = ("heldout_drawings", "heldout_things")  # of the demo; another corpus has `pairs.HELD_OUT`
 TONED_SHARE = 0.2  # of the training drawings with a skin tone
 IN_MEMORY = 100_000  # records of a split; reading one from disk costs more than all the rest of a sample
 
@@ -60,7 +61,7 @@ class RetrievedDocuments:
     documents = self._documents(split)
     share = TONED_SHARE if split == "train" else 0.0
     return [n for n in records.Reader(folder, "neighbours")
-            if not documents[n["id"]]["skin_tone"] or zlib.crc32(n["id"].encode()) < share * 2**32]
+            if not documents[n["id"]].get("skin_tone") or zlib.crc32(n["id"].encode()) < share * 2**32]
 
   def size(self, split: str) -> int:
     return len(self._neighbours(split))
@@ -116,6 +117,7 @@ def register_emoji(
 
   seqio_adapter.register_task(TASK, face, training, splits=("train",), size=data.size, counts=builder.counts)
   seqio_adapter.register_mixture(MIXTURE, {TASK: 1.0})
+  held_out = (pairs.HELD_OUT,) if pairs.exists(Path(workdir) / "corpus") else HELD_OUT
   for k in range(layout.max_documents):
-    seqio_adapter.register_task(f"{TASK}_k{k}", face, functools.partial(evaluation, k), splits=HELD_OUT,
+    seqio_adapter.register_task(f"{TASK}_k{k}", face, functools.partial(evaluation, k), splits=held_out,
                                 size=data.size, counts=builder.counts)
