@@ -4,7 +4,7 @@ import numpy as np
 
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.config import TransformerConfig
-from cm3leon_jax.weights import mapping
+from cm3leon_jax.weights import mapping, names
 from cm3leon_jax.weights.mapping import Piece
 
 # What a config.json that leaves a field out means.
@@ -12,6 +12,8 @@ DEFAULTS = {"vocab_size": 65_536, "hidden_size": 4096, "intermediate_size": 11_0
             "num_attention_heads": 32, "num_key_value_heads": 32, "hidden_act": "silu", "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "rope_theta": 1e4, "attention_bias": False,
             "mlp_bias": False, "swin_norm": False}
+_COUNTS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+           "max_position_embeddings")
 SKIPPED = "model.vqmodel."  # the image tokenizer's tensors
 TIED_HEAD = "lm_head.weight"
 
@@ -23,16 +25,18 @@ def to_ours(config: dict, where: str) -> dict:
     InputError: the model has something that ours has not.
   """
   c = DEFAULTS | config
-  rope = {"rope_theta": c["rope_theta"]} | (c.get("rope_parameters") or {}) | (c.get("rope_scaling") or {})
-  kind = rope.get("rope_type", rope.get("type", "default"))
+  c["num_key_value_heads"] = c["num_attention_heads"] if c["num_key_value_heads"] is None else c["num_key_value_heads"]
+  names.counts(c, _COUNTS, where)
+  ropes = [c.get("rope_parameters") or {}, c.get("rope_scaling") or {}]  # of transformers 5, and before
+  rope = {"rope_theta": c["rope_theta"]} | ropes[0] | ropes[1]
+  kinds = [found.get("rope_type", found.get("type", "default")) for found in ropes]
   problems = [f"{name}={c[name]!r}" for name, value in (("hidden_act", "silu"), ("attention_bias", False),
                                                         ("mlp_bias", False), ("rms_norm_eps", 1e-5)) if c[name] != value]
-  if kind != "default":
-    problems.append(f"rope_type={kind!r}")
+  problems += [f"rope_type={kind!r}" for kind in kinds if kind != "default"]
   if problems:
     raise InputError(f"{where}: this Chameleon cannot be a model of ours: {', '.join(problems)}")
   return {"vocab_size": c["vocab_size"], "num_layers": c["num_hidden_layers"], "model_dim": c["hidden_size"],
-          "num_heads": c["num_attention_heads"], "num_kv_heads": c["num_key_value_heads"] or c["num_attention_heads"],
+          "num_heads": c["num_attention_heads"], "num_kv_heads": c["num_key_value_heads"],
           "mlp_dim": c["intermediate_size"], "max_positions": c["max_position_embeddings"], "position": "rope",
           "position_period": 0, "rope_theta": float(rope["rope_theta"]), "norm": "rmsnorm",
           "norm_order": "swin" if c["swin_norm"] else "pre", "qk_norm": True, "activation": "swiglu",

@@ -34,6 +34,7 @@ class _Plan(NamedTuple):
   pieces: list[Piece]
   read: Callable[..., np.ndarray]
   notes: list[str]
+  ids: list[int] | None = None  # the public id of each of ours, where they are others
 
 
 def export(checkpoint: str | os.PathLike, out: str | os.PathLike, format: str, *, dtype: str = "",
@@ -64,7 +65,8 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, format: str, *
   read = sum(path.stat().st_size for path in stored.files)
   with tqdm(total=read + stored.unpacked + total, unit="B", unit_scale=True, desc="export", file=sys.stderr) as bar:
     sources = {p.relative_to(stored.folder).as_posix(): blocks.sha256(p, bar.update) for p in stored.files}
-    key = {"format": format, "dtype": dtype, "sources": sources, "config": plan.config, "shards": shards}
+    stored.check(sources)
+    key = {"format": format, "dtype": dtype, "sources": sources, "config": plan.config, "shards": shards, "ids": plan.ids}
     with Partial(out, key) as partial:
       stored.unpack(partial.scratch, bar.update)
       for file, names in shards.items():
@@ -113,9 +115,8 @@ def _plan_chameleon(stored: Stored) -> _Plan:
   notes = ["the image tokenizer (model.vqmodel.*) is not in it: encode and decode pictures here"]
   table = stored.folder / VOCABULARY_FILE
   if table.is_file():
-    kept = json.loads(table.read_text(encoding="utf-8"))
-    names, theirs = kept["names"], np.asarray(kept["theirs"], np.int32)
-    config = kept["config"] | config
+    names, theirs, public = _public_ids(table, c.vocab_size)
+    config = public | config
   else:
     names = chameleon_vocabulary.names_of(stored.vocabulary)
     config["vq_config"] = {"num_embeddings": stored.vocabulary.image_size}
@@ -123,7 +124,20 @@ def _plan_chameleon(stored: Stored) -> _Plan:
     config |= {"pad_token_id": names["<pad>"], "bos_token_id": names["</s>"], "eos_token_id": names["</s>"]}
   if stored.layout.numbering != "sequence":
     notes.append(_POSITIONS)
-  return _Plan(config | {"vocabulary_map": names}, chameleon.pieces(c, theirs), stored.read, notes)
+  ids = None if theirs is None else theirs.tolist()
+  return _Plan(config | {"vocabulary_map": names}, chameleon.pieces(c, theirs), stored.read, notes, ids)
+
+
+def _public_ids(path: Path, size: int) -> tuple[dict[str, int], np.ndarray, dict]:
+  """(names → ids, public id of each of our ids, config.json) as the import left them."""
+  try:
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    names, theirs, config = dict(kept["names"]), np.asarray(kept["theirs"], np.int32), dict(kept["config"])
+    if not np.array_equal(np.sort(theirs), np.arange(size)):
+      raise ValueError(f"not every id below {size:,} once; it is of another model")
+  except (ValueError, KeyError, TypeError, OverflowError) as error:
+    raise InputError(f"{path}: not what an import leaves beside this model ({error}); copy it again") from error
+  return names, theirs, config
 
 
 _PLANS = {"opt": _plan_opt, "chameleon": _plan_chameleon}

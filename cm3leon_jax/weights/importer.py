@@ -76,7 +76,10 @@ def import_(source: str | os.PathLike, out: str | os.PathLike, format: str, *, l
   entries = safetensors_file.read_folder(source)
   skipped = {name for name in entries if format == "chameleon" and name.startswith(chameleon.SKIPPED)}
   entries = {name: entry for name, entry in entries.items() if name not in skipped}
-  model = _MODELS[format](public, source, like)
+  try:
+    model = _MODELS[format](public, source, like)
+  except (TypeError, ValueError, AttributeError) as error:
+    raise InputError(f"{source / 'config.json'}: not a configuration of {format} ({error})") from error
   notes = [*model.notes, *([f"{len(skipped)} tensors of the image tokenizer ({chameleon.SKIPPED}*) were left out; "
                              "cm3leon import --format=vqgan brings one in"] if skipped else [])]
   head = {"opt": opt.TIED_HEAD, "chameleon": chameleon.TIED_HEAD}[format]
@@ -102,7 +105,7 @@ def write(source: Source, model: Model, where: Path, out: str | os.PathLike, for
   size = sum(path.stat().st_size for path in source.files)
   with tqdm(total=int(size + total), unit="B", unit_scale=True, desc="import", file=sys.stderr) as bar:
     sources = {path.name: blocks.sha256(path, bar.update) for path in source.files}
-    with Partial(out, {"format": format, "sources": sources, "model": description}) as partial:
+    with Partial(out, {"format": format, "sources": sources, "model": description, "files": model.files}) as partial:
       _write_leaves(partial, shapes, dtypes, pieces, source, bar.update)
       checkpoints.write_model_file(partial.folder, description)
       for name, value in model.files.items():
@@ -140,7 +143,7 @@ def read_config(source: Path, format: str) -> dict:
   try:
     config = json.loads(path.read_text(encoding="utf-8"))
     kind = config["model_type"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise InputError(f"{path}: no configuration of a public model ({type(error).__name__}: {error})") from error
   if kind != format:
     raise InputError(f"{path}: describes a model of type {kind!r}; --format={format} reads {format!r}")

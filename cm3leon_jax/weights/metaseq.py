@@ -78,6 +78,9 @@ def parts(source: Path) -> list[Path]:
     match = _PART.search(path.name)
     if match and match[2]:
       raise InputError(f"{path}: a shard of one part; join them first with metaseq's consolidate_fsdp_shards.py")
+    if match and int(match[1]) in found:
+      raise InputError(f"{source}: {found[int(match[1])].name} and {path.name} are both part {int(match[1])}; keep one checkpoint "
+                       "in the folder")
     if match:
       found[int(match[1])] = path
   if not found:
@@ -91,7 +94,8 @@ def _unpack(path: Path, folder: Path) -> dict[str, Leaf]:
   """Writes the tensors of a file as plain files; they are all in memory meanwhile."""
   state = torch_file.load(path)
   state = state.get("model", state) if isinstance(state, dict) else state
-  if not isinstance(state, dict) or not all(isinstance(x, np.ndarray) for x in state.values()):
+  if not isinstance(state, dict) or not all(
+      isinstance(n, str) and isinstance(x, np.ndarray) for n, x in state.items()):
     raise InputError(f"{path}: holds neither tensors by name nor {{'model': tensors by name}}")
   folder.mkdir()
   leaves = {}
@@ -110,6 +114,9 @@ def _merged(unpacked: Sequence[dict[str, Leaf]], files: list[Path]) -> importer.
     different = sorted(leaves.keys() ^ first.keys())
     if different:
       raise InputError(f"{path}: {different[0]} is in this part or in {files[0].name}, but not in both")
+    different = [n for n, leaf in leaves.items() if (leaf.shape, leaf.dtype) != (first[n].shape, first[n].dtype)]
+    if different:
+      raise InputError(f"{path}: {different[0]} has another shape or dtype than in {files[0].name}")
 
   def read(name: str) -> np.ndarray:
     fused = re.sub(r"[qkv]_proj\.weight$", _FUSED, name)

@@ -32,6 +32,13 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[np.
     raise InputError(f"{where}: does not hold the tensors that its configuration describes\n" + "\n".join(lines))
 
 
+def counts(config: Mapping[str, object], fields: Iterable[str], where: str) -> None:
+  """Raises InputError unless each field is an integer above 0."""
+  wrong = [f"{field}={config[field]!r}" for field in fields if type(config[field]) is not int or config[field] < 1]
+  if wrong:
+    raise InputError(f"{where}: {', '.join(wrong)}, where a count above 0 belongs")
+
+
 def _by(shape: tuple[int, ...]) -> str:
   return "×".join(map(str, shape)) or "a scalar"
 

@@ -7,7 +7,7 @@ import numpy as np
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.vocabulary import EOS_ID, PAD_ID
-from cm3leon_jax.weights import mapping
+from cm3leon_jax.weights import mapping, names
 from cm3leon_jax.weights.mapping import Piece
 
 # What a config.json that leaves a field out means.
@@ -15,6 +15,7 @@ DEFAULTS = {"vocab_size": 50_272, "hidden_size": 768, "num_hidden_layers": 12, "
             "max_position_embeddings": 2048, "do_layer_norm_before": True, "_remove_final_layer_norm": False,
             "num_attention_heads": 12, "activation_function": "relu", "dropout": 0.1, "enable_bias": True,
             "layer_norm_elementwise_affine": True, "tie_word_embeddings": True}
+_COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "ffn_dim", "max_position_embeddings", "num_attention_heads")
 _OFFSET = 2  # OPT keeps position p in row p + 2
 TIED_HEAD = "lm_head.weight"
 
@@ -26,6 +27,7 @@ def to_ours(config: dict, where: str) -> dict:
     InputError: the model has something that ours has not.
   """
   c = DEFAULTS | config
+  names.counts(c, _COUNTS, where)
   problems = []
   if c["enable_bias"]:
     problems.append("enable_bias=true (our projections have no biases)")

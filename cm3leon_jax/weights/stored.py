@@ -9,13 +9,13 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 import zipfile
 
 import ml_dtypes
 import numpy as np
 
-from cm3leon_jax import assets
+from cm3leon_jax import assets, manifest
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.init import abstract_parameters
 from cm3leon_jax.training import checkpoints
@@ -76,6 +76,20 @@ class Stored:
       raise InputError(f"{self.folder}: does not hold the weights that model.json describes: {different[0]}")
     self.unpacked = self._run.nbytes if self._run else 0
 
+  def check(self, digests: Mapping[str, str]) -> None:
+    """Compares a released file's SHA-256, in hex by name, with its manifest; a run's arrays are checked by `unpack`.
+
+    Raises:
+      InputError: they differ.
+    """
+    try:
+      said = json.loads((self.folder / manifest.FILE_NAME).read_text())["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+      return  # there is none, or it is another kind's
+    if WEIGHTS in digests and not digests[WEIGHTS].startswith(str(said)):
+      raise InputError(f"{self.folder / WEIGHTS}: its hash is not the manifest's {said}; it was changed or is damaged: copy it "
+                       "again")
+
   def dtype(self, leaf: str) -> np.dtype:
     return self._run.dtypes[leaf] if self._run else self.leaves[leaf].dtype
 
@@ -107,8 +121,8 @@ def npz_leaves(path: Path) -> dict[str, Leaf]:
         version = np.lib.format.read_magic(f)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(f)
-        if fortran and len(shape) > 1:
-          raise InputError(f"{path}: {info.filename} is in Fortran order")
+        if fortran and len(shape) > 1 or dtype.hasobject:
+          raise InputError(f"{path}: {info.filename} is in Fortran order, or holds Python objects")
         dtype = np.dtype(ml_dtypes.bfloat16) if dtype == np.uint16 else dtype
         leaves[info.filename.removesuffix(".npy")] = Leaf(path, dtype, shape, f.tell())
   except (zipfile.BadZipFile, ValueError, OSError) as error:

@@ -82,9 +82,16 @@ def _geometry(state: Mapping[str, np.ndarray], where: str, image_size: int) -> V
   if "decoder.conv_in.weight" not in state:
     raise InputError(f"{where}: an encoder without a decoder, so no codes could be drawn (Hugging Face's Chameleon keeps only "
                      "that half; the model's own vqgan.ckpt has both)")
+  for name, dims in (("encoder.conv_in.weight", 4), ("encoder.conv_out.weight", 4), (CODEBOOK, 2)):
+    if state[name].ndim != dims or not state[name].size:
+      raise InputError(f"{where}: {name} has the shape {state[name].shape}, not {dims} dimensions")
+  if image_size < 1:
+    raise InputError(f"--image_size={image_size}: pixels a side, above 0")
   channels = state["encoder.conv_in.weight"].shape[0]
   found = [re.fullmatch(r"encoder\.down\.(\d+)\.(block|attn)\.(\d+)\.(conv1|norm)\.weight", name) for name in state]
-  found = [(int(m[1]), m[2], int(m[3]), state[m[0]].shape[0]) for m in found if m]
+  found = [(int(m[1]), m[2], int(m[3]), state[m[0]].shape[0]) for m in found if m and state[m[0]].ndim]
+  if not any(kind == "block" for _, kind, *_ in found):
+    raise InputError(f"{where}: no encoder.down.0.block.0.conv1.weight, so it is no VQGAN of the taming-transformers layout")
   levels = 1 + max(level for level, *_ in found)
   widths = {level: width for level, kind, _, width in found if kind == "block"}
   attention = {level for level, kind, *_ in found if kind == "attn"}

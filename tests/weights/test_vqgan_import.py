@@ -89,6 +89,9 @@ def test_a_file_inside_another_model_and_safetensors(model, checkpoint, tmp_path
     (lambda s: s["decoder.conv_out.bias"].fill_(float("nan")), "decoder.conv_out.bias holds NaN"),
     (lambda s: s.update({"quantize.embed.weight": torch.zeros(3)}), "Gumbel"),
     (lambda s: [s.pop(n) for n in list(s) if n.startswith("decoder.")], "an encoder without a decoder"),
+    (lambda s: [s.pop(n) for n in list(s) if n.startswith("encoder.down.")], "no encoder.down.0.block.0.conv1.weight"),
+    (lambda s: s.update({"quantize.embedding.weight": torch.zeros(3)}), r"quantize.embedding.weight has the shape \(3,\)"),
+    (lambda s: s.update({"encoder.conv_in.weight": torch.zeros(0, 3, 3, 3)}), "encoder.conv_in.weight has the shape"),
 ])
 def test_what_is_wrong_is_named(model, tmp_path, change, told):
   state = {name: x.clone() for name, x in model.state_dict().items()}

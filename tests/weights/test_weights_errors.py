@@ -88,12 +88,52 @@ def test_a_model_that_the_layout_cannot_express(tmp_path, layout, config, says):
     ("enable_bias", True, "no biases"), ("do_layer_norm_before", False, "norms after"),
     ("activation_function", "silu", "activation_function='silu'"), ("model_type", "gpt2", "of type 'gpt2'"),
     ("word_embed_proj_dim", 16, "word_embed_proj_dim=16"), ("vocab_size", 97, "has 97 ids"),
+    ("num_attention_heads", 0, "num_attention_heads=0, where a count"), ("ffn_dim", "128", "ffn_dim='128', where a count"),
+    ("num_attention_heads", 5, "model_dim=32 does not divide"), ("dropout", None, "not a configuration of opt"),
 ])
 def test_a_public_model_that_ours_cannot_be(theirs, tmp_path, field, value, says):
   config = json.loads((theirs / "config.json").read_text())
   (theirs / "config.json").write_text(json.dumps(config | {field: value}))
   with pytest.raises(InputError, match=says):
     importer.import_(theirs, tmp_path / "back", "opt")
+
+
+@pytest.mark.parametrize("field, value, says", [
+    ("num_key_value_heads", 0, "num_key_value_heads=0, where a count"), ("num_key_value_heads", 3, "num_heads=4 does not divide"),
+    ("rope_parameters", 3, "not a configuration of chameleon"), ("rope_scaling", {"type": "linear"}, "rope_type='linear'"),
+    ("hidden_act", "gelu", "hidden_act='gelu'"), ("vocabulary_map", {"<s>": 96}, "outside the table to <s>"),
+    ("vocabulary_map", [], "no vocabulary_map"),
+])
+def test_a_public_chameleon_that_ours_cannot_be(tmp_path, field, value, says):
+  random_model.write(tmp_path / "ours", CHAMELEON)
+  exporter.export(tmp_path / "ours", tmp_path / "theirs", "chameleon")
+  config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+  (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | {field: value}))
+  with pytest.raises(InputError, match=says):
+    importer.import_(tmp_path / "theirs", tmp_path / "back", "chameleon")
+
+
+@pytest.mark.parametrize("content, says", [
+    ("{", "Expecting"), ("{}", "names"), ('{"theirs": [0, 1], "names": {}, "config": {}}', "of another model"),
+    (json.dumps({"theirs": [0] * 96, "names": {}, "config": {}}), "of another model")])
+def test_a_table_of_ids_that_is_another_models(tmp_path, content, says):
+  random_model.write(tmp_path / "ours", CHAMELEON)
+  (tmp_path / "ours" / "vocabulary_map.json").write_text(content)
+  with pytest.raises(InputError, match=f"vocabulary_map.json: not what an import leaves.*{says}"):
+    exporter.export(tmp_path / "ours", tmp_path / "theirs", "chameleon")
+
+
+def test_a_damaged_release_is_noticed(theirs, tmp_path):
+  importer.import_(theirs, tmp_path / "back", "opt")
+  path = tmp_path / "back" / "weights.npz"
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(InputError, match="weights.npz: its hash is not the manifest's"):
+    exporter.export(tmp_path / "back", tmp_path / "again", "opt")
+  np.savez(path, objects=np.array([{}], object))
+  with pytest.raises(InputError, match="Python objects"):
+    exporter.export(tmp_path / "back", tmp_path / "again", "opt")
 
 
 def test_a_tied_head_may_be_stored_too(theirs, tmp_path):

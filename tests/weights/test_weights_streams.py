@@ -233,3 +233,31 @@ def test_another_plan_begins_anew(tmp_path):
   (partial / "stray").touch()
   exporter.export(tmp_path / "ours", tmp_path / "theirs", "opt")
   assert sorted(os.listdir(tmp_path / "theirs")) == ["config.json", "manifest.json", "model.safetensors"]
+
+
+def test_other_ids_begin_anew(tmp_path, monkeypatch):
+  """A table that was written by one order of the ids is not kept when the configuration gives another."""
+  random_model.write(tmp_path / "ours", random_model.CHAMELEON)
+  exporter.export(tmp_path / "ours", tmp_path / "theirs", "chameleon")
+  path = tmp_path / "theirs" / "config.json"
+  config = json.loads(path.read_text())
+
+  def swap(text):
+    names = dict(config["vocabulary_map"])
+    names[text], names["IMGIMGAZ"] = names["IMGIMGAZ"], names[text]
+    path.write_text(json.dumps(config | {"vocabulary_map": names}))
+
+  def stop(self, *_):
+    raise KeyboardInterrupt
+
+  swap("<text:3>")
+  monkeypatch.setattr(Partial, "commit", stop)
+  with pytest.raises(KeyboardInterrupt):
+    importer.import_(tmp_path / "theirs", tmp_path / "out", "chameleon")
+  monkeypatch.undo()
+  assert "tokens" in done(tmp_path / "out")
+  swap("<text:9>")
+  for name in ("out", "whole"):
+    importer.import_(tmp_path / "theirs", tmp_path / name, "chameleon")
+  for path in (tmp_path / "whole").iterdir():
+    assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
