@@ -9,7 +9,7 @@ import dataclasses
 import os
 from pathlib import Path
 import re
-import tempfile
+import shutil
 from typing import Sequence
 
 import numpy as np
@@ -19,7 +19,7 @@ from cm3leon_jax.errors import InputError
 from cm3leon_jax.training import checkpoints
 from cm3leon_jax.weights import importer, opt, torch_file
 from cm3leon_jax.weights.mapping import Piece
-from cm3leon_jax.weights.partial import check_free
+from cm3leon_jax.weights.partial import check_free, no_space
 from cm3leon_jax.weights.stored import Leaf
 
 _PART = re.compile(r"model_part-(\d+)(.*)\.pt")
@@ -56,8 +56,11 @@ def import_metaseq(source: str | os.PathLike, out: str | os.PathLike, like: str)
   meta = {name: value for name, value in meta.items() if name not in ("data", "step")}
   files = parts(Path(source))
   Path(out).parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f"{Path(out).name}.unpacked") as scratch:
-    unpacked = [_unpack(path, Path(scratch) / str(i)) for i, path in enumerate(files)]
+  scratch = Path(out).with_name(Path(out).name + ".unpacked")
+  shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+  scratch.mkdir()
+  try:
+    unpacked = [_unpack(path, scratch / str(i)) for i, path in enumerate(files)]
     found = _merged(unpacked, files)
     if config.tie_embeddings and _HEAD in found.tensors:
       if not np.array_equal(found.read(_HEAD), found.read(_TOKENS)):
@@ -65,6 +68,11 @@ def import_metaseq(source: str | os.PathLike, out: str | os.PathLike, like: str)
       del found.tensors[_HEAD]
     model = importer.Model(fields, vocabulary, layout, meta, lambda c: [_renamed(p) for p in opt.pieces(c)], [], {})
     return importer.write(found, model, Path(source), out, "metaseq")
+  except OSError as error:
+    no_space(error, out)
+    raise
+  finally:
+    shutil.rmtree(scratch)
 
 
 def parts(source: Path) -> list[Path]:

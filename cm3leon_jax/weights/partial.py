@@ -1,5 +1,6 @@
 """A folder that appears whole: filled beside its place, gone on with after a kill, renamed at the end."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,12 @@ def check_free(out: str | os.PathLike) -> None:
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise InputError(f"{out}: is there already; choose another --out, or remove it first")
+
+
+def no_space(error: BaseException | None, out: str | os.PathLike) -> None:
+  """Raises InputError when `error` says that the disk is full."""
+  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    raise InputError(f"no space left while writing {out}: free some, then run again; what is finished was kept") from error
 
 
 class Partial:
@@ -84,6 +91,4 @@ class Partial:
   def __exit__(self, kind, error, trace) -> None:
     if isinstance(error, InputError):
       shutil.rmtree(self.folder, ignore_errors=True)
-    elif isinstance(error, OSError) and error.errno == 28:  # ENOSPC
-      raise InputError(f"no space left while writing {self.out}: free some, then run again; what is finished was "
-                       "kept") from error
+    no_space(error, self.out)

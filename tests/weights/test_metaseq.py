@@ -81,6 +81,16 @@ def test_parts_are_put_together(tmp_path, config, fused, count):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "ours", "theirs"]
 
 
+def test_what_a_killed_run_left_goes(tmp_path):
+  arrays = random_model.write(tmp_path / "ours", CM3LEON)
+  save(tmp_path / "theirs.pt", theirs(CM3LEON, arrays))
+  (tmp_path / "back.unpacked" / "0").mkdir(parents=True)
+  (tmp_path / "back.unpacked" / "0" / "0.raw").write_bytes(b"cut sh")
+  metaseq.import_metaseq(tmp_path / "theirs.pt", tmp_path / "back", str(tmp_path / "ours"))
+  assert_same(tmp_path / "back", arrays)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "ours", "theirs.pt"]
+
+
 def test_what_is_wrong_is_said(tmp_path):
   arrays = random_model.write(tmp_path / "ours", CM3LEON)
   folder = tmp_path / "theirs"
