@@ -137,13 +137,15 @@ def _made(out: str) -> Path:
 
 
 def model_hash(checkpoint: str, meta: dict) -> str:
-  """What tells two checkpoints apart: hash of model.json, and the step or the hash of the released weights."""
-  digest = hashlib.sha256((Path(checkpoint) / "model.json").read_bytes())
-  weights = Path(checkpoint) / "weights.npz"
-  if weights.is_file():
-    with open(weights, "rb") as f:
-      digest.update(hashlib.file_digest(f, "sha256").digest())
-  digest.update(str(meta.get("step", "")).encode())
+  """What tells two checkpoints apart: hash of model.json, of the step, and of the weights (released) or their checksums."""
+  folder = Path(checkpoint)
+  digest = hashlib.sha256((folder / "model.json").read_bytes())
+  step = str(meta.get("step", ""))
+  for file in (folder / "weights.npz", *sorted((folder / "checkpoints" / step / "about").glob("*"))):
+    if file.is_file():
+      with open(file, "rb") as f:
+        digest.update(hashlib.file_digest(f, "sha256").digest())
+  digest.update(step.encode())
   return digest.hexdigest()[:16]
 
 

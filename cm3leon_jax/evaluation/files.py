@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import secrets
 from typing import Any, Collection, Iterable, Mapping
 
 import numpy as np
@@ -36,12 +37,28 @@ def read_json(path: str | os.PathLike, *, unique_names: bool = False) -> Any:
 
 def write_json(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
   """Writes a flat result; a reader sees the old file or the new one, never half of it."""
+  _written(path, result).replace(path)
+
+
+def write_json_once(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
+  """`write_json` where nothing is there yet: of several processes the first one's file stays, whole."""
+  temporary = _written(path, result)
+  try:
+    os.link(temporary, path)  # unlike a rename, this fails where the file is there
+  except FileExistsError:
+    pass
+  finally:
+    temporary.unlink()
+
+
+def _written(path: str | os.PathLike, result: Mapping[str, Any]) -> Path:
+  """The result in a file of its own beside `path`: no other process writes to that one."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".partial")
+  temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
   text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
   temporary.write_text(text + "\n", encoding="utf-8")
-  temporary.replace(path)
+  return temporary
 
 
 def _plain(value):

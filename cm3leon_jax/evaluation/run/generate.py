@@ -1,7 +1,8 @@
 """The items of a protocol through a model: pictures and `generations/*.jsonl`, one line an item as it finishes.
 
 Item number n of the protocol belongs to process n mod N and is drawn with seed + n, so the same
-pictures come from any number of processes, and what is in the files needs no second time.
+pictures come from any number of processes, and what is in the files needs no second time. Items that
+failed are tried again by the next run: their line holds an error until another one holds what was drawn.
 """
 
 import json
@@ -22,6 +23,7 @@ from cm3leon_jax.evaluation.run.protocol import Protocol
 
 GENERATIONS = "generations"
 PICTURES = "pictures"
+AGAIN = "again"  # field of a line that says: this item failed before, and is being tried again
 _BATCH = 128  # items laid out at a time
 _IMPOSSIBLE = -1e9  # JSON has no infinity
 
@@ -31,40 +33,83 @@ def part(workdir: Path, process: int, processes: int) -> Path:
 
 
 def read(workdir: Path) -> dict[int, dict]:
-  """Item number → its line, of all processes. A line cut short by a kill does not count."""
-  rows = {}
+  """Item number → its line, of all processes: one without an error before one with, then the latest."""
+  rows: dict[int, dict] = {}
   for path in sorted((workdir / GENERATIONS).glob("*.jsonl")):
-    for row in _lines(path):
-      rows[row["number"]] = row
+    for row, _ in _lines(path):
+      if AGAIN not in row and ("error" not in row or "error" in rows.get(row["number"], row)):
+        rows[row["number"]] = row
   return rows
 
 
-def _lines(path: Path) -> Iterator[dict]:
-  with open(path, encoding="utf-8") as file:
+class Progress:
+  """Numbers of the items that have a line, of all processes; each look reads on from where the last one ended.
+
+  Attributes:
+    good: items with a line without an error.
+    failed: items with a line with one, and no other; not those that are being tried again.
+  """
+
+  def __init__(self, workdir: Path):
+    self._folder = workdir / GENERATIONS
+    self._ends: dict[Path, int] = {}
+    self.good: set[int] = set()
+    self.failed: set[int] = set()
+
+  def look(self) -> None:
+    for path in sorted(self._folder.glob("*.jsonl")):
+      for row, end in _lines(path, self._ends.get(path, 0)):
+        if AGAIN in row:
+          self.failed.discard(row["number"])
+        else:
+          (self.failed if "error" in row else self.good).add(row["number"])
+        self._ends[path] = end
+    self.failed -= self.good
+
+
+def _lines(path: Path, start: int = 0) -> Iterator[tuple[dict, int]]:
+  """(line, where it ends) from byte `start` on. A line cut short by a kill does not count."""
+  with open(path, "rb") as file:
+    file.seek(start)
     for line in file:
-      if line.endswith("\n"):
-        yield json.loads(line)
+      if not line.endswith(b"\n"):
+        return
+      start += len(line)
+      try:
+        yield json.loads(line), start
+      except ValueError as error:
+        raise InputError(f"{path}: the line that ends at byte {start:,} is not JSON ({error}); delete the line and run "
+                         "again") from error
+
+
+def begin(workdir: Path, process: int, processes: int, count: int) -> None:
+  """Makes the folders and the file of this process, in which its failed items of `count` are called open again."""
+  (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
+  path = part(workdir, process, processes)
+  path.parent.mkdir(exist_ok=True)
+  if path.is_file():
+    _cut_half_line(path)
+  progress = Progress(workdir)
+  progress.look()
+  with open(path, "a", encoding="utf-8") as file:
+    file.writelines(json.dumps({"number": n, AGAIN: True}) + "\n" for n in range(process, count, processes) if n in progress.failed)
 
 
 def run(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, process: int, processes: int) -> None:
   """Generates this process' items that no file has yet.
 
   Args:
-    workdir: W; W/generations and W/pictures are written.
+    workdir: W, in which `begin` was called.
     protocol: what to generate.
     model: opened, with what it must not retrieve.
     about: provenance for the PNGs (checkpoint, hash).
     process: number of this one, of `processes`.
   """
-  (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
-  path = part(workdir, process, processes)
-  path.parent.mkdir(exist_ok=True)
-  if path.is_file():
-    _cut_half_line(path)
-  done = read(workdir)
+  progress = Progress(workdir)
+  progress.look()
   mine = range(process, len(protocol.items), processes)
-  todo = [n for n in mine if n not in done]
-  with (open(path, "a", encoding="utf-8") as file,
+  todo = [n for n in mine if n not in progress.good]
+  with (open(part(workdir, process, processes), "a", encoding="utf-8") as file,
         tqdm(total=len(mine), initial=len(mine) - len(todo), desc=protocol.name, unit="item", file=sys.stderr) as bar):
     for start in range(0, len(todo), _BATCH):
       for row in _batch(workdir, protocol, model, about, todo[start:start + _BATCH]):
@@ -88,6 +133,9 @@ def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, 
     item = protocol.items[number]
     try:
       job, cut = _job(protocol, model, item, number)
+      if protocol.metric == "fid":
+        reference = squared(item.image, model.image.image_size, protocol.reference)
+        Image.fromarray(reference).save(workdir / PICTURES / _real(number))
     except InputError as error:
       yield {**_head(protocol, number), "error": str(error), "candidates": []}
     else:
@@ -100,12 +148,11 @@ def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, 
   for at, results in model.run(jobs):
     number = kept[at]
     row = generate.write_row(workdir / PICTURES, f"{number:06d}", jobs[at], results, about)
-    real = ""
-    if protocol.metric == "fid":
-      real = f"{number:06d}_real.png"
-      reference = squared(protocol.items[number].image, model.image.image_size, protocol.reference)
-      Image.fromarray(reference).save(workdir / PICTURES / real)
-    yield {**row, **_head(protocol, number), "cut": cuts[at], "real": real}
+    yield {**row, **_head(protocol, number), "cut": cuts[at], "real": _real(number) if protocol.metric == "fid" else ""}
+
+
+def _real(number: int) -> str:
+  return f"{number:06d}_real.png"
 
 
 def _head(protocol: Protocol, number: int) -> dict:
@@ -133,7 +180,8 @@ def _job(protocol: Protocol, model: api.Model, item: Item, number: int) -> tuple
               "sampling": protocol.sampling}
   length = lambda text: len(model.text.encode(text))
   if protocol.metric == "fid":
-    return model.job("text_to_image", text=item.text, **settings), False
+    text, cut = wording.beginning(item.text, model.layout.text_tokens, length)
+    return model.job("text_to_image", text=text, **settings), cut
   if protocol.metric == "captions":
     return model.job("image_to_text", text=protocol.query or api.CAPTION_QUERY, image=item.image, **settings), False
   image = item.image if item.image is not None else white(model.image.image_size)

@@ -185,7 +185,8 @@ def _lines_of_all(folder: Path) -> Iterator[dict]:
     for at, line in read_lines(path):
       if not isinstance(line.get("number"), int):
         raise InputError(f"{path}, line {at}: no \"number\"; delete the line and run again")
-      yield line
+      if "again" not in line:  # says only that a failed item is being tried again
+        yield line
 
 
 def generations(run: Run, ids: Collection[str]) -> dict[str, dict]:
@@ -194,7 +195,12 @@ def generations(run: Run, ids: Collection[str]) -> dict[str, dict]:
     return {}
   wanted = set(ids)
   by_number = {item["number"]: str(item["id"]) for item in run.items if str(item["id"]) in wanted}
-  return {by_number[line["number"]]: line for line in _lines_of_all(run.folder) if line["number"] in by_number}
+  found: dict[str, dict] = {}
+  for line in _lines_of_all(run.folder):
+    id = by_number.get(line["number"])
+    if id is not None and ("error" not in line or "error" in found.get(id, line)):
+      found[id] = line
+  return found
 
 
 def picture(run: Run, file: str) -> Path:

@@ -68,10 +68,15 @@ class Protocol:
     if self.metric == "fid" and not self.network:
       raise InputError("Protocol.network is not set: give pytorch-fid's weight file (the number is then FID), or "
                        "efficientnet-lite0, as --gin.Protocol.network=FILE")
+    for field, least in (("docs", 0), ("candidates", 1), ("seed", 0), ("limit", 0)):
+      if getattr(self, field) < least:
+        raise InputError(f"Protocol.{field}={getattr(self, field)} must be at least {least}")
     if self.limit:
       object.__setattr__(self, "items", self.items[:self.limit])
     if not self.items:
       raise InputError(f"Protocol.items of {self.name} is empty")
+    if self.metric == "fid" and len(self.items) < 2:
+      raise InputError(f"Protocol.items of {self.name}: 1 item; a distance needs at least 2")
     ids = [item.id for item in self.items]
     files.check_unique(ids, f"Protocol.items of {self.name}", "id")
     needs = {"fid": ("text", "image"), "captions": ("image",)}.get(self.metric, ("text",))
@@ -94,15 +99,13 @@ def fix(folder: str | os.PathLike, description: Mapping[str, Any]) -> None:
   """
   path = Path(folder) / FILE
   description = json.loads(json.dumps(description))  # tuples become lists, as they will be read
-  if path.is_file():
-    found = differences(files.read_json(path), description)
-    if found:
-      raise InputError(f"{folder} holds another evaluation: " + "; ".join(
-          f"{name} is {there!r} there and {here!r} now" for name, there, here in found)
-          + "; use another --workdir, or the same values")
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_json(path, description)
+  if not path.is_file():
+    files.write_json_once(path, description)  # several processes may start at the same time
+  found = differences(files.read_json(path), description)
+  if found:
+    raise InputError(f"{folder} holds another evaluation: " + "; ".join(
+        f"{name} is {there!r} there and {here!r} now" for name, there, here in found)
+        + "; use another --workdir, or the same values")
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], leave_out: Sequence[str] = ()) -> list[tuple]:

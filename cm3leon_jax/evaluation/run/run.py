@@ -1,12 +1,14 @@
 """`cm3leon eval run`: a protocol on a checkpoint, from its items to result.json and the page."""
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 from pathlib import Path
 import sys
 import time
-from typing import Callable, Mapping
+from typing import Callable, Iterator, Mapping
 
 import jax
 
@@ -15,11 +17,13 @@ from cm3leon_jax.datasets import items as items_lib
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import contamination, fid, files
 from cm3leon_jax.evaluation.run import generate as generation
-from cm3leon_jax.evaluation.run import page, protocol as protocols, score
+from cm3leon_jax.evaluation.run import page, protocol as protocols, score, wording
 from cm3leon_jax.evaluation.run.protocol import Protocol
 from cm3leon_jax.retrieval.encoder import Encoder
+from cm3leon_jax.retriever import Retriever
 
 RESULT = "result.json"
+FAILED = ".failed"  # ending of the file that says why a process stopped
 _POLL_SECONDS = 5
 
 
@@ -41,23 +45,50 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, oper
     The flat numbers of result.json; empty for processes that do not score.
 
   Raises:
-    InputError: W holds another evaluation; pictures, index or weights are missing; items failed.
+    InputError: W holds another evaluation; pictures, index or weights are missing; items failed, or another process.
   """
   if not 0 <= process < processes:
     raise InputError(f"--process_id={process} must lie in 0..{processes - 1} (--num_processes={processes})")
-  items_lib.check_pictures(protocol.items)
   workdir = Path(workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise InputError(f"--workdir={workdir}: is no folder")
+  with _telling(workdir, process, processes):
+    return _run(protocol, checkpoint, workdir, operative, index, process, processes, allow_missing)
+
+
+@contextlib.contextmanager
+def _telling(workdir: Path, process: int, processes: int) -> Iterator[None]:
+  """Leaves a file where one of several processes fails, so that process 0 does not wait for it; the next run takes it away."""
+  path = generation.part(workdir, process, processes).with_suffix(FAILED)
+  path.unlink(missing_ok=True)
+  try:
+    yield
+  except Exception as error:
+    if processes > 1:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(f"{error}\n" if isinstance(error, InputError) else f"{type(error).__name__}: {error}\n", "utf-8")
+    raise
+
+
+def _run(protocol: Protocol, checkpoint: str, workdir: Path, operative: Callable[[], str], index: str, process: int,
+         processes: int, allow_missing: bool) -> dict:
+  items_lib.check_pictures(protocol.items)
   network = fid.network(protocol.network) if protocol.metric == "fid" else None
   checkpoint = str(assets.find(checkpoint))
+  generation.begin(workdir, process, processes, len(protocol.items))
   model = api.load(checkpoint, index=index or None, devices=jax.local_devices())
-  excluded = contamination.exclusions(protocol.items, model.retriever) if protocol.exclude and protocol.docs else None
+  room = model.layout.max_documents - 1
+  if protocol.docs > room:
+    raise InputError(f"Protocol.docs={protocol.docs}: this model reads at most {room} documents before a prompt")
+  excluded = _exclusions(workdir, protocol, model.retriever) if protocol.exclude and protocol.docs else None
   if excluded:
     model.retriever.exclude = excluded.ids
   encoder = Encoder.load(protocol.clip) if protocol.clip else model.encoder if protocol.metric == "fid" else None
   about = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)), "model": generate.model_hash(checkpoint, model.meta)}
   description = describe(protocol, model, about, network, encoder, excluded)
   protocols.fix(workdir, description)
-  (workdir / "operative.gin").write_text(operative(), encoding="utf-8")
+  if not process:
+    (workdir / "operative.gin").write_text(operative(), encoding="utf-8")
   generation.run(workdir, protocol, model, about, process, processes)
   if process:
     return {}
@@ -66,7 +97,7 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, oper
   numbers, per_item, notes = {}, {}, list(protocol.items.warnings)
   cut = sum(row["cut"] for row in good)
   if cut:
-    notes.append(f"{cut} questions were cut to the model's {model.layout.text_tokens} text tokens")
+    notes.append(f"{files.count(cut, 'text')} cut to the model's {model.layout.text_tokens} text tokens")
   score.write_predictions(workdir, protocol.metric, protocol.items, good)
   if protocol.metric != "fid" and not any(row["references"] for row in good):
     notes.append(f"these items have no answers: hand in {workdir / score.PREDICTIONS} where the set's makers score it")
@@ -94,10 +125,7 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
   step = model.meta.get("step")
   size = model.image.image_size
   how = {"crop": f"middle square, bicubic with antialias to {size} px", "stretch": f"bicubic with antialias to {size} px"}
-  index = None
-  if protocol.docs:
-    found = model.retriever
-    index = {"hash": manifest.hash_file(found.folder / manifest.FILE_NAME), "count": len(found.index)}
+  index = {"hash": _index_hash(model.retriever), "count": len(model.retriever.index)} if protocol.docs else None
   sampling = dataclasses.asdict(protocol.sampling)
   return {
       "format": protocols.FORMAT, "name": protocol.name, "task": protocol.task,
@@ -106,7 +134,8 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
       "reference": {"preprocessing": how[protocol.reference]} if protocol.metric == "fid" else None,
       "sampling": {"docs": protocol.docs, "candidates": protocol.candidates, "seed": protocol.seed,
                    "pick": "clip" if protocol.metric == "fid" else "log-probability", **sampling},
-      "query": protocol.query or api.CAPTION_QUERY if protocol.metric == "captions" else None,
+      "query": protocol.query or api.CAPTION_QUERY if protocol.metric == "captions" else wording.TEMPLATES.get(protocol.metric),
+      "exclude": protocol.exclude if protocol.docs else None,
       "rank_by": protocol.rank_by if protocol.metric == "visdial" else None,
       "tokenizer": protocol.tokenizer if protocol.metric == "captions" else None,
       "model": {"checkpoint": about["checkpoint"], "hash": about["model"], "step": None if step is None else int(step)},
@@ -117,14 +146,42 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
       "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint} if encoder else None}
 
 
+def _index_hash(retriever: Retriever) -> str:
+  return manifest.hash_file(retriever.folder / manifest.FILE_NAME)
+
+
+def _exclusions(workdir: Path, protocol: Protocol, retriever: Retriever) -> contamination.Exclusions:
+  """What retrieval leaves out. The first process to know writes it to W, and all keep to that: looking takes as long as
+  reading all documents, and pictures that are nearly alike may be told apart differently on another device."""
+  made_of = hashlib.sha256(f"{items_lib.digest(protocol.items)} {_index_hash(retriever)}".encode()).hexdigest()[:16]
+  path = workdir / f"excluded_{made_of}.json"
+  if not path.is_file():
+    found = contamination.exclusions(protocol.items, retriever)
+    files.write_json_once(path, dataclasses.asdict(found) | {"ids": sorted(found.ids)})
+  there = files.read_json(path)
+  return contamination.Exclusions(frozenset(there["ids"]), there["by_id"], there["by_hash"])
+
+
 def _wait(workdir: Path, count: int, processes: int) -> dict[int, dict]:
-  """Lines of all processes, once each has a line for its every item."""
-  said = 0.0
-  while True:
-    rows = generation.read(workdir)
-    if len(rows) == count or processes == 1:
-      return rows
+  """Lines of all processes, once each has a line for its every item.
+
+  Raises:
+    InputError: another process failed.
+  """
+  said, progress = 0.0, generation.Progress(workdir)
+  while processes > 1:
+    progress.look()
+    missing = [n for n in range(count) if n not in progress.good and n not in progress.failed]
+    if not missing:
+      break
+    late = sorted({n % processes for n in missing})
+    for process in late:
+      told = generation.part(workdir, process, processes).with_suffix(FAILED)
+      if told.is_file():
+        raise InputError(f"process {process} of {processes} failed: {told.read_text('utf-8').strip()}; start it and process "
+                         "0 again, what is there is not made twice")
     if time.monotonic() - said > 60:
-      print(f"waiting for the other processes: {len(rows)} of {count} items are there", file=sys.stderr)
+      print(f"waiting for {len(missing)} of {count} items, of the processes {files.sample(late)}", file=sys.stderr)
       said = time.monotonic()
     time.sleep(_POLL_SECONDS)
+  return generation.read(workdir)

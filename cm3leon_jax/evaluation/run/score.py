@@ -39,6 +39,8 @@ def complete(rows: Mapping[int, dict], items: Sequence[Item], allow_missing: boo
 
 def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_score.Encoder) -> Scores:
   """Distance of each rank from the real pictures, KID, precision …, and the CLIP score of the best candidates."""
+  if len(rows) < 2:
+    raise InputError("1 item: a distance needs the pictures of at least 2")
   folder = workdir / PICTURES
   files_of = lambda rank: [folder / row["candidates"][rank]["file"] for row in rows]
   real = feature_store.features_of_files([folder / row["real"] for row in rows], network).features  # other runs' too
@@ -48,7 +50,7 @@ def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_s
     if rank == 0:
       result |= fid.compare(fid.Side(drawn), fid.Side(real), network.key, keep_halves=True)
     result[f"{network.key}_rank{rank}"] = fid.distance(fid.Side(drawn), fid.Side(real))
-  prompts = [row["prompt"] for row in rows]
+  prompts = [row["question"] for row in rows]  # the whole captions, also where the model had no room for all
   scores = np.concatenate([clip_score.clip_scores(encoder, chunk, prompts[start:start + len(chunk)])
                            for start, chunk in _chunks(files_of(0))])
   result |= bootstrap.mean_interval(scores).as_fields("clip_score")

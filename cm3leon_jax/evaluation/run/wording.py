@@ -1,9 +1,10 @@
-"""How a question is put to the model: the words before the hole that it fills in (paper Table 5).
+"""How an item is put into words that fit the model: captions to draw, and questions (paper Table 5).
 
-Where a dialogue or a hint is too long for the slot, it is cut at its beginning, so that the question stays;
-where the question alone is too long, it is cut at its beginning too.
+A caption that is too long for the slot keeps its first words. Of a question that is too long, the dialogue or the hint
+is cut at its beginning, so that the question stays; where the question alone is too long, it is cut at its beginning too.
 """
 
+import bisect
 from typing import Callable
 
 from cm3leon_jax.datasets.items import Item
@@ -11,12 +12,22 @@ from cm3leon_jax.datasets.items import Item
 VQA = "Question: {question} The answer is"
 SCIENCEQA = "Question: {question}\nContext: {context}\nOptions: {options}\nAnswer:"
 VISDIAL = "{context} Question: {question} The answer is"
+TEMPLATES = {"vqa": VQA, "scienceqa": SCIENCEQA, "visdial": VISDIAL}
 _ANSWER_ROOM = 32  # text tokens kept free for the answer
 
 
 def room(model) -> int:
   """Text tokens that a question may take, of the slot's."""
   return max(1, model.layout.text_tokens - min(_ANSWER_ROOM, model.layout.text_tokens // 2))
+
+
+def beginning(text: str, room: int, length: Callable[[str], int]) -> tuple[str, bool]:
+  """The most words at the beginning of a caption that fit `room` tokens, and whether some had to go."""
+  if length(text) <= room:
+    return text, False
+  words = text.split()
+  dropped = _fewest(len(words), lambda n: length(" ".join(words[:len(words) - n])) <= room)
+  return " ".join(words[:len(words) - dropped]), True
 
 
 def options(choices) -> str:
@@ -33,8 +44,7 @@ def before(metric: str, item: Item, room: int, length: Callable[[str], int]) -> 
     room: the most tokens that they may take.
     length: text → tokens.
   """
-  template = {"vqa": VQA, "scienceqa": SCIENCEQA, "visdial": VISDIAL}[metric]
-  put = lambda context: template.format(question=item.text, context=context, options=options(item.choices)).strip()
+  put = lambda context: TEMPLATES[metric].format(question=item.text, context=context, options=options(item.choices)).strip()
   whole = put(item.context)
   if length(whole) <= room:
     return whole, False
@@ -46,11 +56,9 @@ def before(metric: str, item: Item, room: int, length: Callable[[str], int]) -> 
 def _end(text: str, fits: Callable[[str], bool]) -> str:
   """The longest run of words at the end of `text` that fits."""
   words = text.split()
-  low, high = 0, len(words)  # how many to drop, by halving
-  while low < high:
-    middle = (low + high) // 2
-    if fits(" ".join(words[middle:])):
-      high = middle
-    else:
-      low = middle + 1
-  return " ".join(words[low:])
+  return " ".join(words[_fewest(len(words), lambda n: fits(" ".join(words[n:]))):])
+
+
+def _fewest(most: int, fits: Callable[[int], bool]) -> int:
+  """The least number in 0..most from which on `fits` holds, by halving."""
+  return bisect.bisect_left(range(most), True, key=fits)

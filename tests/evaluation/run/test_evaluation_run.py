@@ -169,6 +169,58 @@ def test_missing_pictures_and_bad_items_are_told(tiny, tmp_path, capsys):
   assert "items failed and 0 are missing" in (told := capsys.readouterr().err) and picture.name in told
   assert cli.main(arguments(tiny, "vqa2", tmp_path / "work", data, "--allow_missing")) == 0
   assert 0 < json.loads((tmp_path / "work" / "result.json").read_text())["share_scored"] < 1
+  picture.write_bytes(whole)  # mended: what failed is made by the next run, and nothing else
+  assert cli.main(arguments(tiny, "vqa2", tmp_path / "work", data)) == 0
+  assert json.loads((tmp_path / "work" / "result.json").read_text())["share_scored"] == 1
+  written = [row["number"] for row in lines(tmp_path / "work" / "generations" / "00000-of-00001.jsonl")
+             if not {"error", "again"} & row.keys()]
+  assert sorted(written) == list(range(len(questions)))
+
+
+def test_a_broken_real_picture_or_a_long_caption_stops_no_run(tiny, tmp_path, capsys):
+  data = official_files.coco(tmp_path / "data")
+  annotations = data / "annotations" / "captions_val2014.json"
+  file = json.loads(annotations.read_text())
+  for row in file["annotations"]:
+    if row["image_id"] == 73:
+      row["caption"] = "a red box " * 40  # the tiny model reads 16 text tokens
+  annotations.write_text(json.dumps(file))
+  picture = data / official_files.coco_name("val2014", 42)
+  whole = picture.read_bytes()
+  picture.write_bytes(whole[:100])
+  flags = ("coco_30k", tmp_path / "work", data, "--gin.CocoPrompts.count=5", "--gin.Protocol.candidates=1")
+  assert cli.main(arguments(tiny, *flags)) == 1
+  assert "1 of 5 items failed and 0 are missing" in (told := capsys.readouterr().err) and picture.name in told
+  picture.write_bytes(whole)
+  assert cli.main(arguments(tiny, *flags)) == 0
+  result = json.loads((tmp_path / "work" / "result.json").read_text())
+  assert result["count"] == 5 and "1 text cut to the model's 16 text tokens" in result["note"]
+  long, = (row for row in generate.read(tmp_path / "work").values() if row["image_id"] == 73)
+  assert long["prompt"].startswith("a red box a red box") and len(long["prompt"]) < 80
+  assert long["question"] == ("a red box " * 40).strip(), "the CLIP score is of the whole caption"
+
+
+def test_process_0_does_not_wait_for_one_that_failed(tiny, tmp_path, capsys):
+  data = official_files.vqa2(tmp_path / "data")
+  first, second = ([*arguments(tiny, "vqa2", tmp_path / "work", data), "--num_processes=2", f"--process_id={i}"] for i in range(2))
+  assert cli.main([*second, "--gin.Protocol.docs=9"]) == 1
+  assert cli.main(first) == 1
+  assert "process 1 of 2 failed: Protocol.docs=9: this model reads at most 2 documents" in capsys.readouterr().err
+  assert cli.main(second) == 0 and cli.main(first) == 0
+  assert json.loads((tmp_path / "work" / "result.json").read_text())["share_scored"] == 1
+
+
+def test_what_is_left_out_of_retrieval_is_looked_for_once(tiny, tmp_path, capsys):
+  data = official_files.coco(tmp_path / "data")
+  flags = ("coco_30k_docs2", tmp_path / "work", data, "--gin.Protocol.candidates=1")
+  assert cli.main(arguments(tiny, *flags)) == 0
+  kept, = (tmp_path / "work").glob("excluded_*.json")
+  found = json.loads(kept.read_text())
+  assert json.loads((tmp_path / "work" / "protocol.json").read_text())["excluded"] == {
+      key: found[key] for key in ("by_id", "by_hash")}
+  kept.write_text(json.dumps(found | {"by_hash": 77}))  # as another machine would have counted
+  assert cli.main(arguments(tiny, *flags)) == 1
+  assert f"excluded.by_hash is {found['by_hash']} there and 77 now" in capsys.readouterr().err
 
 
 def test_without_answers_predictions_are_what_comes_out(tiny, tmp_path):
