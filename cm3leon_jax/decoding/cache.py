@@ -4,8 +4,8 @@ A prompt's keys and values are computed once and lie once in memory, whatever th
 candidates; each row (a continuation) owns only the places after the prompt. A decoding step so
 reads the prompt once per prompt instead of once per candidate, as one matrix product.
 
-Letters: G prompts, N rows a prompt, B = G·N rows (those of a prompt are neighbours), P prompt
-places, S own places, K key/value heads, Q query heads a key/value head, Dh head width.
+Letters: G prompts, N rows a prompt, B = G·N rows (those of a prompt are neighbours), L new tokens,
+P prompt places, S own places, K key/value heads, Q query heads a key/value head, Dh head width.
 """
 
 import flax.struct
@@ -52,37 +52,45 @@ def share(config: TransformerConfig, prefilled, valid: jax.Array, groups: jax.Ar
 
 
 def attend(q, k, v, layer: int, cache: SharedCache, place) -> tuple[jax.Array, SharedCache]:
-  """One new token a row: stores its key and value at `place`, attends to the prompt and to the own places so far.
+  """New tokens of each row: stores keys and values from `place` on, attends to the prompt and the own places so far.
 
   Args:
-    q: [B, 1, H, Dh].
-    k, v: [B, 1, K, Dh].
+    q: [B, L, H, Dh].
+    k, v: [B, L, K, Dh].
     layer: index of the layer.
     cache: updated for this layer.
-    place: int32 scalar in 0..S-1, the same for all rows.
+    place: of the first new token, in 0..S-L: one int32 for all rows, or int32[B].
 
   Returns:
-    ([B, 1, H, Dh], cache)
+    ([B, L, H, Dh], cache)
   """
   prompt_k, prompt_v = cache.prompt_keys[layer], cache.prompt_values[layer]
-  (groups, kv_heads), rows, width = prompt_k.shape[:2], len(q), q.shape[-1]
-  own_k = jax.lax.dynamic_update_slice(cache.keys[layer], jnp.swapaxes(k, 1, 2), (0, 0, place, 0))
-  own_v = jax.lax.dynamic_update_slice(cache.values[layer], jnp.swapaxes(v, 1, 2), (0, 0, place, 0))
+  (groups, kv_heads), (rows, length), width = prompt_k.shape[:2], q.shape[:2], q.shape[-1]
+  own_k, own_v = (_stored(entries[layer], jnp.swapaxes(new, 1, 2), place)
+                  for entries, new in ((cache.keys, k), (cache.values, v)))
 
-  q = (q * width**-0.5).reshape(groups, rows // groups, kv_heads, -1, width)
-  q_own = q.reshape(rows, kv_heads, -1, width)
-  to_prompt = jnp.einsum("gnkqd,gkpd->gnkqp", q, prompt_k, preferred_element_type=jnp.float32) + cache.prompt_bias
-  to_own = jnp.einsum("bkqd,bksd->bkqs", q_own, own_k, preferred_element_type=jnp.float32)
-  to_own = jnp.where(jnp.arange(own_k.shape[2]) <= place, to_own, MASKED)
+  q = (q * width**-0.5).reshape(rows, length, kv_heads, -1, width)
+  by_prompt = q.reshape(groups, -1, *q.shape[2:])
+  to_prompt = jnp.einsum("gnkqd,gkpd->gnkqp", by_prompt, prompt_k, preferred_element_type=jnp.float32) + cache.prompt_bias
+  to_own = jnp.einsum("blkqd,bksd->blkqs", q, own_k, preferred_element_type=jnp.float32)
+  places = jnp.reshape(place, (-1, 1)) + jnp.arange(length)  # [B or 1, L]
+  to_own = jnp.where(jnp.arange(own_k.shape[2]) <= places[..., None, None, None], to_own, MASKED)
 
-  scores = jnp.concatenate([to_prompt.reshape(*to_own.shape[:3], -1), to_own], axis=-1)
+  scores = jnp.concatenate([to_prompt.reshape(*to_own.shape[:4], -1), to_own], axis=-1)
   weights = jax.nn.softmax(scores, axis=-1).astype(prompt_v.dtype)
   prompt_size = prompt_k.shape[2]
   from_prompt = jnp.einsum("gnkqp,gkpd->gnkqd", weights[..., :prompt_size].reshape(to_prompt.shape), prompt_v)
-  from_own = jnp.einsum("bkqs,bksd->bkqd", weights[..., prompt_size:], own_v)
-  out = (from_prompt.reshape(from_own.shape) + from_own).reshape(rows, 1, -1, width)
+  from_own = jnp.einsum("blkqs,bksd->blkqd", weights[..., prompt_size:], own_v)
+  out = (from_prompt.reshape(from_own.shape) + from_own).reshape(rows, length, -1, width)
 
   def put(entries, value):
     return entries[:layer] + (value,) + entries[layer + 1:]
 
   return out, cache.replace(keys=put(cache.keys, own_k), values=put(cache.values, own_v))
+
+
+def _stored(entries, new, place):
+  """[B, K, S, Dh] with `new` [B, K, L, Dh] from `place` on: an int32 for all rows, or int32[B]."""
+  if jnp.ndim(place) == 0:
+    return jax.lax.dynamic_update_slice(entries, new, (0, 0, place, 0))
+  return jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (0, at, 0)))(entries, new, place)

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from cm3leon_jax.decoding import continuations, program
+from cm3leon_jax.decoding import continuations, program, quantize
 from cm3leon_jax.decoding.prompts import Prompt
 from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.errors import InputError
@@ -58,26 +58,38 @@ class Output:
     tokens: int32[N, T] ids, <pad> after the end.
     log_probs: float32[N, T] of the tokens the model chose, under the conditional stream and the
       grammar at temperature 1; 0 for given tokens and after the end.
+    passes: int32[N] forward passes that each candidate took.
   """
 
   tokens: np.ndarray
   log_probs: np.ndarray
+  passes: np.ndarray
 
 
 class Engine:
   """Runs requests on one model."""
 
   def __init__(self, config: TransformerConfig, params: dict, cache_bytes: int = 2**30,
-               devices: Sequence[jax.Device] = ()):
+               devices: Sequence[jax.Device] = (), jacobi_window: int = 0, weights: str = ""):
     """
     Args:
       config: of the model.
       params: of `Transformer(config)`.
       cache_bytes: bounds the key/value cache of one batch on one device, and so the memory of decoding.
       devices: that share the requests, each with a copy of the model; by default JAX's first.
+      jacobi_window: image tokens that are guessed and checked in one pass (see `jacobi`), at least 2; 0 = one
+        token a pass. Texts are always written one token a pass.
+      weights: "int8" rounds the layers' weights (see `quantize`); "" leaves them as they are.
     """
+    if weights not in ("", "int8"):
+      raise InputError(f"weights={weights}: known are int8, and nothing for weights as they are")
+    if jacobi_window < 0 or jacobi_window == 1:
+      raise InputError(f"jacobi_window={jacobi_window}: give at least 2 tokens a pass, or 0 for none guessed")
     self.config = config
+    self._window = jacobi_window
     self._params = program.unstacked(config, params)
+    if weights == "int8":
+      self._params = quantize.int8(self._params)
     self.cache_bytes = cache_bytes
     self._mesh = None
     if len(devices) > 1:
@@ -115,37 +127,42 @@ class Engine:
   def _request_bytes(self, streams, candidates, places, steps) -> int:
     c = self.config
     token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * (2 if c.dtype == "bfloat16" else 4)
-    return streams * (places + candidates * steps) * token
+    return streams * (places + candidates * (steps + self._window)) * token
 
   def _run_batch(self, requests: list[Request], places: int, steps: int) -> list[Output]:
     if self._mesh:
-      tokens, log_probs, broken = self._decode_on_each(requests, places, steps)
+      decoded = self._decode_on_each(requests, places, steps)
     else:
-      static, batch = _assemble(requests, places, steps)
-      tokens, log_probs, broken = (np.asarray(x) for x in program.decode(self.config, static, self._params, batch))
+      static, batch = _assemble(requests, places, steps, self._static(requests))
+      decoded = program.decode(self.config, static, self._params, batch)
+    tokens, log_probs, broken, passes = (np.asarray(x) for x in decoded)
     for name, step in zip(_STREAM_NAMES[len(broken)], broken):
       if step < steps:
         raise InputError(f"the model's logits are not finite at step {step} of the {name} stream: "
                          "the checkpoint is damaged or its training diverged; use another one")
     n = requests[0].candidates
-    return [Output(tokens[i * n:(i + 1) * n, :r.streams[0].steps], log_probs[i * n:(i + 1) * n, :r.streams[0].steps])
-            for i, r in enumerate(requests)]
+    return [Output(tokens[i * n:(i + 1) * n, :r.streams[0].steps], log_probs[i * n:(i + 1) * n, :r.streams[0].steps],
+                   passes[i * n:(i + 1) * n]) for i, r in enumerate(requests)]
 
+  def _static(self, requests: Sequence[Request]) -> program.Static:
+    images = all(r.streams[0].stop < 0 for r in requests)
+    return _static(requests, self._window if images else 0)
 
-  def _decode_on_each(self, requests: list[Request], places: int, steps: int):
+  def _decode_on_each(self, requests: list[Request], places: int, steps: int) -> program.Decoded:
     """The same, in equal shares on all devices; rows come back in the requests' order."""
     share = -(-len(requests) // self._mesh.size)
     shares = [requests[start:start + share] or requests[-1:] for start in range(0, self._mesh.size * share, share)]
-    static = _static(requests)
+    static = self._static(requests)
     sizes = [len(_distinct(s)[0]) for s in shares]
     batches = [_assemble(s, places, steps, static, share, max(sizes))[1] for s in shares]
     batches = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
     batches = jax.device_put(batches, NamedSharding(self._mesh, PartitionSpec("requests")))
     decoded = program.decode_on_each(self.config, static, self._mesh, self._params, batches)
-    tokens, log_probs, broken = (np.asarray(x) for x in decoded)
+    tokens, log_probs, broken, passes = (np.asarray(x) for x in decoded)
     own = _round_up(share) * static.candidates  # rows of a device; the last ones are padding
     keep = np.arange(own) < share * static.candidates
-    return tokens[:, keep].reshape(-1, steps), log_probs[:, keep].reshape(-1, steps), broken.min(axis=0)
+    return program.Decoded(tokens[:, keep].reshape(-1, steps), log_probs[:, keep].reshape(-1, steps), broken.min(axis=0),
+                           passes[:, keep].reshape(-1))
 
 
 def _choices(prompt: Prompt) -> np.ndarray:
@@ -205,25 +222,24 @@ def _distinct(requests: Sequence[Request]) -> tuple[list[Prompt], np.ndarray]:
   return prompts, prompt_of
 
 
-def _static(requests: Sequence[Request]) -> program.Static:
+def _static(requests: Sequence[Request], window: int) -> program.Static:
   candidates, samplings = requests[0].candidates, [r.sampling for r in requests]
   contrast = len(requests[0].streams) > 1 and any(
       s.contrasted(i, candidates) for s in samplings for i in range(candidates))
   return program.Static(candidates=candidates, head=_head(requests), contrast=contrast,
-                        top_k=any(s.top_k for s in samplings), top_p=any(s.top_p < 1 for s in samplings))
+                        top_k=any(s.top_k for s in samplings), top_p=any(s.top_p < 1 for s in samplings), window=window)
 
 
-def _assemble(requests: list[Request], places: int, steps: int, static: program.Static | None = None, count: int = 0,
+def _assemble(requests: list[Request], places: int, steps: int, static: program.Static, count: int = 0,
               distinct: int = 0) -> tuple[program.Static, program.Batch]:
   """NumPy arrays of a batch; the number of requests and of distinct prompts is rounded up by repeating the last.
 
   Args:
     requests: of one bucket.
     places, steps: the bucket's.
-    static: of a larger batch that this one is a share of.
+    static: of this batch, or of a larger one that this one is a share of.
     count, distinct: of requests and distinct prompts in the largest share.
   """
-  static = static or _static(requests)
   requests = requests + [requests[-1]] * (_round_up(max(len(requests), count)) - len(requests))
   candidates, streams = requests[0].candidates, len(requests[0].streams)
   prompts, prompt_of = _distinct(requests)

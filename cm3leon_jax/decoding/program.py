@@ -2,7 +2,7 @@
 
 Letters: D distinct prompts, P places of a prompt, S streams, R requests, N candidates a request,
 C = R·N candidates in all, B = S·C rows (stream-major, so that streams are slices), T steps,
-V columns of the head.
+L tokens read at once, V columns of the head.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from cm3leon_jax.decoding import cache as shared
-from cm3leon_jax.decoding import rules
+from cm3leon_jax.decoding import jacobi, rules
 from cm3leon_jax.models import attention
 from cm3leon_jax.models.config import TransformerConfig
 from cm3leon_jax.models.transformer import Transformer, block
@@ -58,6 +58,7 @@ class Static(NamedTuple):
     candidates: N.
     head: id ranges (start, stop) that the output head computes.
     contrast, top_k, top_p: whether any candidate needs the rule.
+    window: tokens guessed and checked in one pass (`jacobi`); 0 = one token a pass.
   """
 
   candidates: int
@@ -65,6 +66,7 @@ class Static(NamedTuple):
   contrast: bool
   top_k: bool
   top_p: bool
+  window: int = 0
 
 
 class Decoded(NamedTuple):
@@ -73,11 +75,13 @@ class Decoded(NamedTuple):
     log_probs: float32[C, T] of the chosen tokens under the conditional stream and the grammar, at
       temperature 1 and without guidance; 0 for given tokens and after the end.
     broken: int32[S] the first step at which a stream's logits were not finite, T if never.
+    passes: int32[C] forward passes until the candidate was done.
   """
 
   tokens: jax.Array
   log_probs: jax.Array
   broken: jax.Array
+  passes: jax.Array
 
 
 def unstacked(config: TransformerConfig, params: dict) -> dict:
@@ -147,48 +151,64 @@ def _decode(config: TransformerConfig, static: Static, params: dict, batch: Batc
       jnp.arange(static.candidates)))(batch.seeds).reshape(-1)
 
   filled = prefill(config, params, batch.tokens, batch.positions, batch.valid)
-  caches = shared.share(config, filled, batch.valid, batch.prompt_of.reshape(-1), static.candidates, total)
+  caches = shared.share(config, filled, batch.valid, batch.prompt_of.reshape(-1), static.candidates, total + static.window)
 
-  def extend(tokens, positions, caches, place):
-    """One token a row: [B] → hidden [B, width]."""
-    x = model.apply(variables, tokens[:, None], positions[:, None], method="embed")
+  def advance(read, steps, caches, place):
+    """Reads tokens and chooses the ones that follow them.
+
+    Args:
+      read: int32[S, C, L].
+      steps: int32[C, L], which tokens follow; what is chosen for steps from T on has no meaning.
+      caches: updated.
+      place: where the first of `read` goes in the cache, int32[B] or one for all rows.
+
+    Returns:
+      (chosen int32[S, C, L], the given ones included; log-probabilities [C, L]; finite bool[S, C, L]; caches)
+    """
+    steps = jnp.minimum(steps, total - 1)
+    where = jnp.take_along_axis(positions, jnp.tile(steps, (streams, 1)), axis=1)
+    x = model.apply(variables, read.reshape(where.shape), where, method="embed")
     for i, w in enumerate(params["layers"]):
       def attend(q, k, v, i=i):
         nonlocal caches
         out, caches = shared.attend(q, k, v, i, caches, place)
         return out
 
-      x = block(config, w, x, positions[:, None], attend)
-    return model.apply(variables, x, method="final_norm")[:, 0], caches
-
-  def head(hidden):
+      x = block(config, w, x, where, attend)
+    hidden = model.apply(variables, x, method="final_norm").reshape(streams, steps.size, -1)
     parts = [model.apply(variables, hidden, a, b - a, method="logits") for a, b in static.head]
-    return jnp.concatenate(parts, axis=-1).reshape(streams, -1, len(ids))
+    logits = jnp.concatenate(parts, axis=-1)  # [S, C·L, V]
+    settings = jax.tree.map(lambda x: jnp.repeat(x, steps.shape[1], axis=0), batch.settings)
+    ranges = jnp.take_along_axis(allowed, steps[..., None, None], axis=1).reshape(-1, *allowed.shape[2:])
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(candidate_keys, steps).reshape(-1)
+    column, log_prob = (x.reshape(steps.shape) for x in _choose(static, settings, logits, ids, ranges, keys))
+    fixed = jnp.take_along_axis(given, steps[None], axis=2)
+    chosen = jnp.where(fixed >= 0, fixed, ids[column])
+    log_prob = jnp.where(fixed[0] >= 0, 0.0, log_prob)
+    return chosen, log_prob, jnp.isfinite(logits).all(axis=-1).reshape(chosen.shape), caches
+
+  last, count = jnp.repeat(batch.last, static.candidates, axis=1), requests * static.candidates
+  if static.window:
+    return Decoded(*jacobi.decode(static.window, advance, caches, last, given, limit, stop))
 
   def step(loop):
     """Reads token n - 1 (before the first: the prompt's last), chooses token n."""
-    n, read, tokens, log_probs, done, broken, caches = loop
-    hidden, caches = extend(read, positions[:, n], caches, n)
-    logits = head(hidden)
-    column, log_prob = _choose(static, batch.settings, logits, ids, allowed[:, n], candidate_keys, n)
-    read = jnp.where(given[:, :, n] >= 0, given[:, :, n], ids[column])  # [S, C]
-    token = jnp.where(done, PAD_ID, read[0])
-    log_prob = jnp.where(done | (given[0, :, n] >= 0), 0.0, log_prob)
-    finite = jnp.isfinite(logits).all(axis=(1, 2))
-    return (n + 1, read.reshape(-1), tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob),
-            done | (token == stop) | (n + 1 >= limit), jnp.where(finite, broken, jnp.minimum(broken, n)), caches)
+    n, read, tokens, log_probs, done, broken, passes, caches = loop
+    chosen, log_prob, finite, caches = advance(read, jnp.full((count, 1), n), caches, n)
+    token = jnp.where(done, PAD_ID, chosen[0, :, 0])
+    log_prob = jnp.where(done, 0.0, log_prob[:, 0])
+    return (n + 1, chosen, tokens.at[:, n].set(token), log_probs.at[:, n].set(log_prob),
+            done | (token == stop) | (n + 1 >= limit), jnp.where(finite.all(axis=(1, 2)), broken, jnp.minimum(broken, n)),
+            passes + ~done, caches)
 
-  count = requests * static.candidates
-  loop = (jnp.int32(0), jnp.repeat(batch.last, static.candidates, axis=1).reshape(-1),
-          jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
-          jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32), caches)
+  loop = (jnp.int32(0), last[..., None], jnp.full((count, total), PAD_ID, jnp.int32), jnp.zeros((count, total), jnp.float32),
+          jnp.zeros(count, bool), jnp.full(streams, total, jnp.int32), jnp.zeros(count, jnp.int32), caches)
   loop = jax.lax.while_loop(lambda loop: (loop[0] < total) & ~loop[4].all(), step, loop)
-  _, _, tokens, log_probs, _, broken, _ = loop
-  return Decoded(tokens, log_probs, broken)
+  return Decoded(*loop[2:4], *loop[5:7])
 
 
-def _choose(static: Static, settings: dict, logits, ids, ranges, candidate_keys, n):
-  """The rules in their order (`rules.ORDER`): logits [S, C, V] → (column int32[C], its log-probability)."""
+def _choose(static: Static, settings: dict, logits, ids, ranges, keys):
+  """The rules in their order (`rules.ORDER`): logits [S, C, V], a key each → (column int32[C], its log-probability)."""
   conditional = logits[0]
   guided = conditional
   if len(logits) == 3:
@@ -203,7 +223,6 @@ def _choose(static: Static, settings: dict, logits, ids, ranges, candidate_keys,
     scores = rules.keep_top_k(scores, settings["top_k"])
   if static.top_p:
     scores = rules.keep_top_p(scores, settings["top_p"])
-  keys = jax.vmap(jax.random.fold_in, (0, None))(candidate_keys, n)
   column = rules.sample(scores, keys, settings["temperature"])
   log_probs = jax.nn.log_softmax(rules.allow(conditional, ids, ranges))
   return column, jnp.take_along_axis(log_probs, column[:, None], axis=-1)[:, 0]
