@@ -31,6 +31,14 @@ _FILES = ("model.safetensors", safetensors_file.INDEX, "pytorch_model.bin", "ope
           "open_clip_pytorch_model.bin")  # of a folder, tried in this order
 _HF_TEXT = {"num_attention_heads": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # what a left-out field means
 _HF_IMAGE = _HF_TEXT | {"num_attention_heads": 12}
+# OpenCLIP's switches that change what is computed and not the tensors, at the values that are CLIP's.
+_OPEN_CLIP_IMAGE = {"pool_type": "tok", "final_ln_after_pool": False, "attentional_pool": False, "no_ln_pre": False,
+                    "norm_kwargs": None, "act_kwargs": None}
+_OPEN_CLIP_TEXT = {"pool_type": "argmax", "no_causal_mask": False, "embed_cls": False, "hf_model_name": None,
+                   "hf_tokenizer_name": None, "tokenizer_kwargs": None, "norm_kwargs": None, "act_kwargs": None}
+# Of pictures: OpenCLIP's, then Hugging Face's.
+_PREPARATION = {"resize_mode": "shortest", "interpolation": "bicubic", "resample": 3, "do_resize": True, "do_center_crop": True,
+                "do_rescale": True, "do_normalize": True}
 
 
 class _Loaded(NamedTuple):
@@ -72,7 +80,7 @@ class _Weights:
       found = json.loads(path.read_text(encoding="utf-8"))
       if not isinstance(found, dict):
         raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise InputError(f"{path}: not a configuration ({error})") from error
     return found
 
@@ -161,7 +169,10 @@ def _read(weights: _Weights, activation: str) -> tuple[CLIPConfig, dict[str, np.
     raise InputError(f"{weights.where}: not a CLIP: its tensors are named neither as OpenAI's and OpenCLIP's (visual.…) nor as "
                      f"Hugging Face's (vision_model.…); it has {shown}")
   config = _geometry(weights, layout)
-  said = (_said_by_hugging_face if layout == "hugging_face" else _said_by_open_clip)(weights, config)
+  try:
+    said = (_said_by_hugging_face if layout == "hugging_face" else _said_by_open_clip)(weights, config)
+  except (TypeError, AttributeError) as error:  # an object is missing where one belongs
+    raise InputError(f"{weights.folder}: the configuration beside the weights is not one of a CLIP ({error})") from error
   said |= {"activation": activation} if activation else {}
   if "activation" not in said:
     raise InputError(f"{weights.where}: does not say which activation the model has; give --activation=quick_gelu (OpenAI's "
@@ -172,8 +183,8 @@ def _read(weights: _Weights, activation: str) -> tuple[CLIPConfig, dict[str, np.
     raise InputError(f"{weights.where}: its configuration is not one of a CLIP ({error})") from error
   for tower, width, heads in (("image", config.image_width, config.image_heads),
                               ("text", config.text_width, config.text_heads)):
-    if heads < 1 or width % heads:
-      raise InputError(f"{weights.where}: its {tower} tower has {heads} heads for a width of {width}, which they do not divide")
+    if type(heads) is not int or heads < 1 or width % heads:
+      raise InputError(f"{weights.where}: its {tower} tower has {heads!r} heads for a width of {width}, which they do not divide")
   wanted = clip_names.sources(config, layout)
   shapes = {name: shape for s in wanted.values() for name, shape in s.parts.items()}
   names.check(shapes, {name: (x.dtype, tuple(x.shape)) for name, x in tensors.items()}, str(weights.where))
@@ -234,7 +245,8 @@ def _said_by_hugging_face(weights: _Weights, config: CLIPConfig) -> dict:
                        "CLIP has one activation, and layer_norm_eps=1e-05")
   said = {"activation": text["hidden_act"], "text_heads": text["num_attention_heads"],
           "image_heads": image["num_attention_heads"]}
-  return said | _normalisation(weights.beside("preprocessor_config.json") or {}, "image_mean", "image_std")
+  return said | _preparation(weights, "preprocessor_config.json", weights.beside("preprocessor_config.json") or {}, config,
+                             "image_mean", "image_std")
 
 
 def _said_by_open_clip(weights: _Weights, config: CLIPConfig) -> dict:
@@ -249,23 +261,36 @@ def _said_by_open_clip(weights: _Weights, config: CLIPConfig) -> dict:
     return {}
   try:
     model = about["model_cfg"]
-    image, text = model["vision_cfg"], model["text_cfg"]
+    image, text = dict(model["vision_cfg"]), dict(model["text_cfg"])
     said = {"activation": "quick_gelu" if model.get("quick_gelu", False) else "gelu", "text_heads": int(text.get("heads", 8)),
             "image_heads": config.image_width // int(image.get("head_width", 64))}
   except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
     raise InputError(f"{weights.folder / 'open_clip_config.json'}: not a model of OpenCLIP ({type(error).__name__}: {error})"
                      ) from error
-  return said | _normalisation(about.get("preprocess_cfg") or {}, "mean", "std")
+  for tower, fields, usual in (("vision_cfg", image, _OPEN_CLIP_IMAGE), ("text_cfg", text, _OPEN_CLIP_TEXT)):
+    different = [f"{name}={fields[name]!r}" for name, value in usual.items() if (fields.get(name) or value) != value]
+    if different:
+      raise InputError(f"{weights.folder / 'open_clip_config.json'}: {tower} has {', '.join(different)}, which is another "
+                       "computation than CLIP's")
+  return said | _preparation(weights, "open_clip_config.json", about.get("preprocess_cfg") or {}, config, "mean", "std")
 
 
-def _normalisation(about: dict, mean: str, std: str) -> dict:
+def _preparation(weights: _Weights, file: str, about: dict, config: CLIPConfig, mean: str, std: str) -> dict:
   """`image_mean` and `image_std` of a description of how pictures are prepared, which must be CLIP's own way otherwise."""
-  for field, usual in (("resize_mode", "shortest"), ("interpolation", "bicubic"), ("resample", 3)):
+  where = weights.folder / file
+  for field, usual in _PREPARATION.items():
     if about.get(field, usual) != usual:
-      raise InputError(f"the configuration beside the weights prepares pictures with {field}={about[field]!r}; known is {usual!r}: "
-                       "the short side to the model's size, bicubic, then the centre")
+      raise InputError(f"{where}: prepares pictures with {field}={about[field]!r}; known is {usual!r}: the short side to the "
+                       "model's size, bicubic, then the centre")
+  side = config.image_size
+  for field, usual in (("size", (side, [side, side], {"shortest_edge": side})),
+                       ("crop_size", (side, {"height": side, "width": side}))):
+    if about.get(field, side) not in usual:
+      raise InputError(f"{where}: prepares pictures with {field}={about[field]!r}, where the model reads {side} pixels a side; "
+                       "known is the short side to that size, then the centre")
   found = {ours: about[theirs] for ours, theirs in (("image_mean", mean), ("image_std", std)) if about.get(theirs)}
   for ours, value in found.items():
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(x, (int, float)) for x in value):
-      raise InputError(f"the configuration beside the weights: {ours} is {value!r}, not three numbers")
+    if not isinstance(value, list) or len(value) != 3 or not all(
+        type(x) in (int, float) and np.isfinite(x) and (ours == "image_mean" or x > 0) for x in value):
+      raise InputError(f"{where}: {ours} is {value!r}, not three numbers{' above 0' if ours == 'image_std' else ''}")
   return {ours: tuple(map(float, value)) for ours, value in found.items()}

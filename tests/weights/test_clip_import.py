@@ -203,13 +203,40 @@ def test_a_configuration_that_is_not_clips(tmp_path):
     clip.read(source)
   about["text_config"]["num_attention_heads"] = 4
   (tmp_path / "config.json").write_text(json.dumps(about))
-  for prepared, message in (({"resample": 2}, "resample=2; known is 3"), ({"image_mean": 0.5}, "image_mean is 0.5")):
+  for prepared, message in (({"resample": 2}, "resample=2; known is 3"), ({"image_mean": 0.5}, "image_mean is 0.5"),
+                            ({"image_std": [1, 0, 1]}, "image_std is .* above 0"), ({"image_mean": [float("nan")] * 3}, "nan"),
+                            ({"do_center_crop": False}, "do_center_crop=False"), ({"size": {"height": 32, "width": 32}}, "size="),
+                            ({"crop_size": 30}, "crop_size=30, where the model reads 32 pixels")):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    with pytest.raises(InputError, match=message):
+      clip.read(source)
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 32}, "crop_size": 32, "resample": 3}))
+  clip.read(source)
+  for about, message in (({"text_config": [1]}, "not one of a CLIP"), ("[" * 100_000, "not a configuration"),
+                         ({"text_config": {"num_attention_heads": "4"}, "vision_config": {"num_attention_heads": 3}}, "'4' heads")):
+    (tmp_path / "config.json").write_text(about if isinstance(about, str) else json.dumps(about))
     with pytest.raises(InputError, match=message):
       clip.read(source)
   (tmp_path / "config.json").unlink()
   with pytest.raises(InputError, match="no config.json beside"):
     clip.read(source)
+
+
+@pytest.mark.parametrize("tower, change, message", [
+    ("vision_cfg", {"pool_type": "avg"}, "vision_cfg has pool_type='avg', which is another computation"),
+    ("vision_cfg", {"norm_kwargs": {"eps": 1e-6}}, "norm_kwargs="), ("text_cfg", {"no_causal_mask": True}, "no_causal_mask=True"),
+    ("text_cfg", {"pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}}, "pool_type='last', tokenizer_kwargs="),
+    ("text_cfg", {"hf_tokenizer_name": "bert-base-uncased"}, "hf_tokenizer_name"), ("text_cfg", 3, "not a model of OpenCLIP"),
+])
+def test_an_open_clip_that_computes_something_else(tmp_path, tower, change, message):
+  """Its tensors are those of a CLIP, so that only the configuration tells."""
+  save_open_clip(reference.openai_model(), tmp_path / "oc", "quick_gelu")
+  path = tmp_path / "oc" / "open_clip_config.json"
+  about = json.loads(path.read_text())
+  about["model_cfg"][tower] = about["model_cfg"][tower] | change if isinstance(change, dict) else change
+  path.write_text(json.dumps(about))
+  with pytest.raises(InputError, match=message):
+    clip.read(tmp_path / "oc")
 
 
 class Shapes:
