@@ -44,3 +44,10 @@ def scienceqa(root: str, split: str = "test", pictured: bool = False) -> Items:
           category=problem.get("subject", ""), context=(problem.get("hint") or "").strip(),
           choices=tuple(problem["choices"])))
   return source.finish(items)
+
+
+def solutions(root: str) -> dict[str, str]:
+  """The worked solution of every question, for training; empty where there is none. It gives the answer away."""
+  source = Source(root, "scienceqa/solutions")
+  problems = source.json(source.find("problems.json"), "ScienceQA problems")
+  return {id_: (problem.get("solution") or "").strip() for id_, problem in problems.items()}

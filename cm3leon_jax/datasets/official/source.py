@@ -196,6 +196,7 @@ FORMS: dict[str, Form] = {
     "image paragraphs": Form({"image_id": int, "url": str, "paragraph": str}),
     "ScienceQA problems": Form({"question": str, "choices": list, "answer": int}, values=True),
     "ScienceQA splits": Ids({}, ("test",)),
+    "TextOCR words": Form({"image_id": str, "utf8_string": str, "bbox": list}, ("anns",), values=True),
     "predicted captions": Form({"image_id": (int, str), "caption": str}),
     "predicted answers": Form({"question_id": (int, str), "answer": str}),
     "a list of ids": Ids({}),
