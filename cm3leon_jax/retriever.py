@@ -77,9 +77,9 @@ class Retriever:
       exclude: ids that may not be found, besides those of `self.exclude`.
     """
     vector = self.encoder.encode_text([query]) if isinstance(query, str) else self.encoder.encode_images(query[None])
+    excluded = self.exclude.union(exclude) if exclude else self.exclude  # the latter may be large: no copy a search
     chosen = selection.best(lambda n: self.index.candidates(vector, n)[0], len(self.index),
-                            dataclasses.replace(self._rules, per_query=k), excluded=self.exclude.union(exclude),
-                            first=_FOUND)
+                            dataclasses.replace(self._rules, per_query=k), excluded=excluded, first=_FOUND)
     return self.get([c.id for c in chosen], [c.score for c in chosen])
 
   def get(self, ids: Sequence[str], scores: Sequence[float | None]) -> tuple[Document, ...]:

@@ -60,6 +60,8 @@ def _item(path: Path, data: dict, dialog: dict, row: dict, place: Callable[[str]
     raise InputError(f"{path}: round {number} of picture {row['image_id']} has {len(options)} answers and "
                      f"{len(relevance)} judgements; there must be {OPTIONS} of each")
   questions, answers = data["questions"], data["answers"]
+  if not any(relevance):
+    raise InputError(f"{path}: round {number} of picture {row['image_id']} has no answer of a relevance above 0, so no NDCG")
   earlier = [(questions[t["question"]], answers[t["answer"]]) for t in dialog["dialog"][:number - 1]]
   return Item(
       f"{row['image_id']}_{number}", text=_ended(questions[turn["question"]], "?"),

@@ -119,7 +119,8 @@ def comparable(run: Run, rows: paper_rows.Rows) -> bool:
   """Whether our number may stand on one axis with the paper's."""
   count, expected = (run.protocol["items"].get(field) for field in ("count", "expected"))
   published = (run.protocol.get("network") or {}).get("published", False) if run.metric == "fid" else True
-  return run.headline == rows.key and published and not rows.differs and (rows.count or expected or count) == count
+  whole = (rows.count or expected or count) == count and run.numbers.get("share_scored", 1) == 1
+  return run.headline == rows.key and published and not rows.differs and whole
 
 
 def ours(run: Run, rows: paper_rows.Rows | None) -> dict[str, str] | None:

@@ -86,6 +86,11 @@ class Protocol:
         raise InputError(f"Protocol.items of {self.name}: {files.count(len(bare), 'item')} without {field}, which "
                          f"{self.metric} needs: {files.sample(bare)}")
 
+    bare = [item.id for item in self.items if not item.references]
+    if self.metric != "fid" and 0 < len(bare) < len(self.items):
+      raise InputError(f"Protocol.items of {self.name}: {files.count(len(bare), 'item')} without people's answers, while "
+                       f"others have them: {files.sample(bare)}")
+
   @property
   def task(self) -> str:
     return TASKS[self.metric]

@@ -9,7 +9,7 @@ import numpy as np
 from cm3leon_jax.datasets.items import Item, Items
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import (
-    bootstrap, captions, clip_score, feature_store, fid, images, ptb, ranking, scienceqa, visdial, vqa)
+    bootstrap, captions, clip_score, feature_store, fid, images, ranking, scienceqa, visdial, vqa)
 from cm3leon_jax.evaluation.networks.features import FeatureNetwork
 from cm3leon_jax.evaluation.run.generate import PICTURES
 
@@ -67,8 +67,7 @@ def _chunks(paths: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
 def texts(rows: Rows, tokenizer: str) -> Scores:
   """CIDEr-D, BLEU and ROUGE-L of the best candidates against the people's captions."""
   said = [row["candidates"][0]["text"] for row in rows]
-  flat = said + [reference for row in rows for reference in row["references"]]
-  tokens = ptb.tokenize_java(flat) if tokenizer == "ptb" else [ptb.tokenize(text) for text in flat]
+  tokens = captions.tokenize(said + [reference for row in rows for reference in row["references"]], tokenizer)
   rest = iter(tokens[len(said):])
   references = [[next(rest) for _ in row["references"]] for row in rows]
   result = captions.score(tokens[:len(said)], references)

@@ -133,6 +133,7 @@ def test_visdial_context_in_words():
     ("visdial_1.0_val_dense_annotations.json", lambda d: d[0].update(image_id=1), "1 pictures that visdial_1.0_val.json has no"),
     ("visdial_1.0_val_dense_annotations.json", lambda d: d[0].update(round_id=0), "picture 574189 has no round 0"),
     ("visdial_1.0_val_dense_annotations.json", lambda d: d[0]["gt_relevance"].pop(), "has 100 answers and 99 judgements"),
+    ("visdial_1.0_val_dense_annotations.json", lambda d: d[0].update(gt_relevance=[0] * 100), "no answer of a relevance above 0"),
     ("visdial_1.0_val.json", lambda d: d["data"]["questions"].clear(), r"not of the official form \(IndexError"),
     ("visdial_1.0_val.json", lambda d: d.pop("data"), "should hold VisDial dialogs, this looks like an object with version"),
 ])

@@ -221,6 +221,9 @@ def test_a_true_fid_of_the_whole_set_stands_on_one_axis_with_the_paper(tmp_path)
   (workdir / "result.json").write_text(json.dumps(result))
   found = written(workdir)
   assert "Not comparable" not in found.text and "FID-30k: this run and the paper" in found.text
+  (workdir / "result.json").write_text(json.dumps(result | {"share_scored": 0.5}))
+  found = written(workdir)
+  assert "only 50.0 % of the items have an answer" in found.text and "FID-30k: this run and the paper" not in found.text
   network["published"] = False
   workdir = eval_workdir.make(tmp_path / "V", count=4, network=network, items={"count": 30_000, "hash": "0"})
   (workdir / "result.json").write_text(json.dumps(result))

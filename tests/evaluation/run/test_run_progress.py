@@ -87,6 +87,13 @@ def test_wrong_values_are_told_before_a_run(field, value, says):
     protocol.Protocol("p", "fid", items, network="efficientnet-lite0", **{field: value})
 
 
+def test_answers_of_a_part_of_the_items_are_told():
+  items = [Item(n, text="is it?", references=("yes",) * (n % 2)) for n in range(4)]
+  with pytest.raises(InputError, match="2 items without people's answers, while others have them: 0, 2"):
+    protocol.Protocol("p", "vqa", items)
+  assert protocol.Protocol("p", "vqa", items[::2]).task == "vqa", "a set without answers gives predictions"
+
+
 def test_checkpoints_of_one_step_and_form_are_told_apart(tmp_path):
   hashes = []
   for name, checksum in (("a", 1), ("b", 2)):
