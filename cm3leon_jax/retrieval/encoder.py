@@ -110,7 +110,7 @@ class Encoder:
       InputError: another shape or dtype.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) and not images.size:
       raise InputError(f"the encoder reads images as uint8[N, height, width, 3], not {images.dtype}{list(images.shape)}")
     return self._chunked(self._images, images, pictures=True)
 

@@ -60,6 +60,8 @@ class ClipTokenizer:
     if fingerprint != manifest.get("fingerprint"):
       raise InputError(f"{path}: its hash {fingerprint} is not the manifest's {manifest.get('fingerprint')}; "
                        "the file was changed: import the CLIP again")
+    if type(manifest.get("size")) is not int:
+      raise InputError(f"{folder}: its manifest does not say how many ids there are; import the CLIP again")
     return cls(read_merges(path, manifest["size"]), fingerprint)
 
   def encode(self, text: str) -> np.ndarray:
@@ -67,7 +69,8 @@ class ClipTokenizer:
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-    return [np.asarray(e.ids, np.int32).reshape(-1) for e in self._tokenizer.encode_batch_fast(list(texts))]
+    whole = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair becomes "?"
+    return [np.asarray(e.ids, np.int32).reshape(-1) for e in self._tokenizer.encode_batch_fast(whole)]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Lower-case text of the ids among `ids` that are not special; words are apart by one space."""
@@ -126,10 +129,10 @@ def read_merges(path: str | os.PathLike, size: int = VOCAB_SIZE) -> list[tuple[s
   try:
     data = path.read_bytes()
     text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    pairs = _from_json(path, text) if path.suffix == ".json" else [line.split() for line in text.splitlines()[1:]]
+    pairs = _from_json(path, text) if path.suffix == ".json" else [line.split() for line in text.splitlines()[1:] if line]
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such file") from error
-  except (OSError, EOFError, zlib.error, ValueError) as error:
+  except (OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError) as error:
     raise InputError(f"{path}: not a CLIP vocabulary ({type(error).__name__}: {error})") from error
   count = size - 514  # two times 256 bytes, two specials
   if path.name.startswith("bpe_simple_vocab"):

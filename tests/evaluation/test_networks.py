@@ -121,6 +121,13 @@ def test_another_networks_weights_are_refused(tmp_path):
     inception_v3.load(tmp_path / "w.pth")
   with pytest.raises(InputError, match="not EfficientNet-Lite0's weights: no tensor"):
     efficientnet_lite0.load(tmp_path / "w.pth")
+  state = {f"{name}.weight": np.zeros((7, 7, 7, 7)) for name in ("_conv_stem", "Conv2d_1a_3x3.conv")}  # the first of either
+  state |= {f"{name}.{part}": np.ones(32) for name in ("_bn0", "Conv2d_1a_3x3.bn")
+            for part in ("weight", "bias", "running_mean", "running_var")}
+  write(tmp_path / "w.pth", {name: tensor(x.astype(np.float32)) for name, x in state.items()})
+  for network in (inception_v3, efficientnet_lite0):
+    with pytest.raises(InputError, match="w.pth: not .*broadcast"):
+      network.load(tmp_path / "w.pth")
   write(tmp_path / "w.pth", {"fc.bias": tensor(np.zeros(1000, np.float32))})
   with pytest.raises(InputError, match="1000 classes, while FID's has 1008"):
     inception_v3.load(tmp_path / "w.pth")

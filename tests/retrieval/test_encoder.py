@@ -124,3 +124,10 @@ def test_changed_folders_are_named(tmp_path, toy):
 def test_a_tokenizer_too_large_is_refused(tmp_path):
   with pytest.raises(InputError, match="2048 pieces, but the CLIP has vocab_size=100"):
     encoders.save(tmp_path / "clip", CLIPConfig(vocab_size=100), {}, assets.path("tokenizers/demo_text"))
+
+
+def test_pictures_without_pixels_are_refused(encoder):
+  for shape in ((1, 0, 3, 3), (2, 4, 0, 3)):
+    with pytest.raises(InputError, match=r"reads images as uint8\[N, height, width, 3\]"):
+      encoder.encode_images(np.zeros(shape, np.uint8))
+  assert encoder.encode_images(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, encoder.dim)

@@ -109,7 +109,9 @@ def test_wrong_files_are_named(tmp_path):
   (tmp_path / "cut.gz").write_bytes(gzip.compress(b"a b\n" * 1000)[:20])
   with pytest.raises(InputError, match="cut.gz: not a CLIP vocabulary"):
     clip_bpe.read_merges(tmp_path / "cut.gz")
-  for content in ("[]", '{"model": {"type": "WordPiece"}}', "{"):
+  assert clip_bpe.read_merges(small(tmp_path, ["a b", "", ""]), 515) == [("a", "b")]
+  for content in ("[]", '{"model": {"type": "WordPiece"}}', "{", "[" * 100_000,
+                  '{"model": {"end_of_word_suffix": "</w>", "merges": [3]}}'):
     with pytest.raises(InputError, match="tokenizer.json: not "):
       clip_bpe.read_merges(small_json(tmp_path, content))
   model = {"end_of_word_suffix": "</w>", "merges": ["a b"], "vocab": {"ab": 0}}
@@ -128,6 +130,20 @@ def test_a_changed_folder_is_named(tmp_path):
   (tmp_path / "text" / "merges.txt").write_text("#version: 0.2\na c\n")
   with pytest.raises(InputError, match="the file was changed"):
     ClipTokenizer.load(tmp_path / "text")
+
+
+def test_a_folder_without_its_size_is_named(tmp_path):
+  clip_bpe.write(tmp_path / "text", [("a", "b")])
+  path = tmp_path / "text" / "manifest.json"
+  path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "size"}))
+  with pytest.raises(InputError, match="does not say how many ids"):
+    ClipTokenizer.load(tmp_path / "text")
+
+
+def test_half_a_surrogate_pair(tmp_path):
+  """JSON may hold one, which no UTF-8 can."""
+  tokenizer = clip_bpe.write(tmp_path / "text", [("a", "b")])
+  assert tokenizer.encode(json.loads(r'"ab \ud83d"')).tolist() == tokenizer.encode("ab ?").tolist()
 
 
 def test_the_package_is_asked_for(tmp_path, monkeypatch):

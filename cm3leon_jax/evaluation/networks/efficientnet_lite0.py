@@ -147,6 +147,8 @@ def load(path: str | os.PathLike = "") -> FeatureNetwork:
     params = to_params(state)
   except KeyError as error:
     raise InputError(f"{path}: not EfficientNet-Lite0's weights: no tensor {error}") from error
+  except (ValueError, IndexError) as error:  # shapes that a BatchNorm cannot be folded from
+    raise InputError(f"{path}: not EfficientNet-Lite0's weights: {error}") from error
   wrong = check_shapes(params, shapes_of(EfficientNetLite0(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not EfficientNet-Lite0's weights")

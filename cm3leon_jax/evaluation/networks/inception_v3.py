@@ -245,6 +245,8 @@ def load(path: str | os.PathLike, clean: bool = False) -> FeatureNetwork:
     params = to_params(state)
   except KeyError as error:
     raise InputError(f"{path}: not pytorch-fid's InceptionV3: no tensor {error}") from error
+  except (ValueError, IndexError) as error:  # shapes that a BatchNorm cannot be folded from
+    raise InputError(f"{path}: not pytorch-fid's InceptionV3: {error}") from error
   wrong = check_shapes(params, shapes_of(InceptionV3(), SIZE), str(path))
   if wrong:
     raise InputError(f"{wrong}: not pytorch-fid's InceptionV3")
