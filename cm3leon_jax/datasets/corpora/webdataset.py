@@ -15,6 +15,19 @@ from cm3leon_jax.datasets.corpora.raw import Raw
 _CAPTIONS = (".txt", ".caption", ".text")
 
 
+class _Member(tarfile.TarInfo):
+  """Python's reader takes a damaged or missing head for the end of the file, without a word; here only the end mark is."""
+
+  @classmethod
+  def fromtarfile(cls, tar):
+    try:
+      return super().fromtarfile(tar)
+    except tarfile.EOFHeaderError:
+      raise
+    except tarfile.HeaderError as error:
+      raise tarfile.ReadError(f"{error}, and no end mark") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class WebDataset:
   """One shard a tar file (`.tar`, or compressed).
@@ -37,7 +50,7 @@ class WebDataset:
     stem = os.path.basename(shard).split(".")[0]
     key, parts = None, {}
     try:
-      with tarfile.open(shard, "r|*") as tar:  # a stream: members in order, nothing is sought
+      with tarfile.open(shard, "r|*", tarinfo=_Member) as tar:  # a stream: members in order, nothing is sought
         for member in tar:
           if not member.isfile():
             continue
