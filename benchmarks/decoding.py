@@ -8,7 +8,14 @@ prompt is read before the clock starts to count tokens (a run of one token is su
     python benchmarks/decoding.py --shape=demo --threads=2
     python benchmarks/decoding.py --shape=350m --threads=1 2 --candidates=1 8 --tokens=32
 
-Needs `pip install torch transformers` besides the project.
+With --options, instead, the engine's options take turns with plain decoding: time and CPU time of one forward pass, and
+bytes of the weights. Random weights say nothing about how many tokens a Jacobi pass settles; --passes draws pictures with
+the shipped demo model for that.
+
+    python benchmarks/decoding.py --shape=350m --threads=2 --candidates=1 --tokens=15 --options
+    python benchmarks/decoding.py --passes
+
+Needs `pip install torch transformers` besides the project (not for --options and --passes).
 """
 
 import argparse
@@ -24,8 +31,8 @@ PROMPT = 64
 SHAPES = {"demo": (5, 192, 3, 2048, 1024), "350m": (24, 1024, 16, 56_320, 8192)}
 
 
-def ours(shape, candidates: int, guidance: bool):
-  """A function that decodes so many tokens of each candidate."""
+def ours(shape, candidates: int, guidance: bool, temperature: float = 1.0, **options):
+  """(engine, a function that decodes so many tokens of each candidate and gives the engine's output)."""
   import jax
   import numpy as np
 
@@ -42,18 +49,18 @@ def ours(shape, candidates: int, guidance: bool):
   config = TransformerConfig(vocabulary.total_size, layers, width, heads, max_positions=4096, dtype="float32")
   key = jax.random.key(0)
   params = jax.tree.map(lambda x: 0.02 * jax.random.normal(key, x.shape), init_parameters(config, key))
-  engine = Engine(config, params)
+  engine = Engine(config, params, **options)
   layout = Layout(image_tokens=1024, text_tokens=128, max_documents=1, numbering="sequence")
   words = np.arange(3, PROMPT + 1)
 
-  def decode(tokens: int) -> None:
+  def decode(tokens: int):
     streams = [prompts.text_to_image(vocabulary, layout, words)]
     streams += [prompts.unconditional(vocabulary, layout)] * guidance
     streams = tuple(shortened(p, tokens) for p in streams)
-    sampling = Sampling(guidance=3.0 if guidance else 1.0, temperature=1.0, top_p=1.0)
-    engine.generate([Request(streams, sampling, 0, candidates)])
+    sampling = Sampling(guidance=3.0 if guidance else 1.0, temperature=temperature, top_p=1.0)
+    return engine.generate([Request(streams, sampling, 0, candidates)])[0]
 
-  return decode
+  return engine, decode
 
 
 def shortened(prompt, tokens: int):
@@ -89,7 +96,7 @@ def theirs(shape, candidates: int, threads: int, guidance: bool):
 
 def measure(shape_name: str, threads: int, candidates: int, tokens: int, rounds: int, guidance: bool) -> dict:
   """Tokens/s a side, in this process, which may use `threads` cores only."""
-  sides = {"cm3leon_jax": ours(SHAPES[shape_name], candidates, guidance),
+  sides = {"cm3leon_jax": ours(SHAPES[shape_name], candidates, guidance)[1],
            "transformers": theirs(SHAPES[shape_name], candidates, threads, guidance)}
   best = {name: [float("inf")] * 2 for name in sides}
   lengths = (1, 1 + tokens)
@@ -105,6 +112,66 @@ def measure(shape_name: str, threads: int, candidates: int, tokens: int, rounds:
   return {name: candidates * tokens / (whole - first) for name, (first, whole) in best.items()}
 
 
+OPTIONS = {"plain": {}, "jacobi 8": {"jacobi_window": 8}, "jacobi 16": {"jacobi_window": 16}, "int8": {"weights": "int8"}}
+
+
+def measure_options(shape_name: str, candidates: int, tokens: int, rounds: int, guidance: bool) -> dict:
+  """An option → [seconds, CPU seconds of one forward pass, best turns; bytes of the layers' weights]."""
+  import jax
+
+  # A temperature of 0.1 makes random weights choosy, so that guesses are mostly wrong and there are passes to time.
+  sides = {name: ours(SHAPES[shape_name], candidates, guidance, 0.1, **options) for name, options in OPTIONS.items()}
+  lengths = (1, 1 + tokens)
+  passes = {name: [int(decode(n).passes.max()) for n in lengths] for name, (_, decode) in sides.items()}  # and compiles
+  best = {name: [[float("inf")] * 2 for _ in lengths] for name in sides}
+  for _ in range(rounds):
+    for name, (_, decode) in sides.items():
+      for i, n in enumerate(lengths):
+        begin = time.perf_counter(), time.process_time()
+        decode(n)
+        took = time.perf_counter() - begin[0], time.process_time() - begin[1]
+        best[name][i] = [min(*pair) for pair in zip(best[name][i], took)]
+  result = {}
+  for name, (first, whole) in best.items():
+    count = passes[name][1] - passes[name][0]
+    size = sum(x.nbytes for x in jax.tree.leaves(sides[name][0]._params["layers"]))
+    result[name] = [(b - a) / count for a, b in zip(first, whole)] + [size, count]
+  return result
+
+
+def print_passes(windows=(4, 8, 16, 32), candidates: int = 4) -> None:
+  """Forward passes a picture of the demo model, and how many pictures equal those of plain decoding."""
+  import dataclasses
+
+  import numpy as np
+
+  from cm3leon_jax import api
+  from cm3leon_jax.decoding.engine import Engine
+  from cm3leon_jax.training import checkpoints
+
+  model = api.load("tokenizers/demo_model")
+  config, _, _, params, _ = checkpoints.load_for_inference("tokenizers/demo_model")
+  texts = ("a red heart", "a yellow smiling face", "a dog", "a blue car", "an apple", "the flag of france", "a cat", "a tree")
+  usual = api.DEFAULTS["text_to_image"]
+  settings = {"the task's defaults": usual,
+              "temperature 1": dataclasses.replace(usual, guidance=1.0, temperature=1.0, top_p=1.0),
+              "most likely token": dataclasses.replace(usual, guidance=1.0, temperature=0.0, top_p=1.0)}
+  print("| dtype | settings | window | tokens a pass | passes a picture: mean, least, most | same pictures |\n"
+        "|---|---|---|---|---|---|")
+  for dtype in ("float32", "bfloat16"):
+    engines = {w: Engine(dataclasses.replace(config, dtype=dtype), params, jacobi_window=w) for w in (0, *windows)}
+    for name, sampling in settings.items():
+      requests = [model.job("text_to_image", text=t, docs=1, candidates=candidates, seed=n, sampling=sampling).request
+                  for n, t in enumerate(texts)]
+      outputs = {w: engine.generate(requests) for w, engine in engines.items()}
+      for w in windows:
+        passes = np.concatenate([o.passes for o in outputs[w]])
+        same = np.concatenate([(a.tokens == b.tokens).all(axis=1) for a, b in zip(outputs[0], outputs[w])])
+        steps = outputs[0][0].tokens.shape[1]
+        print(f"| {dtype} | {name} | {w} | {steps / passes.mean():.2f} | {passes.mean():.1f}, {passes.min()}, "
+              f"{passes.max()} of {steps} | {same.mean():.0%} of {len(same)} |", flush=True)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--shape", default="demo", choices=SHAPES)
@@ -113,15 +180,24 @@ def main() -> None:
   parser.add_argument("--tokens", type=int, default=64)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--guidance", action="store_true", help="two streams a candidate")
+  parser.add_argument("--options", action="store_true", help="time the engine's options against plain decoding")
+  parser.add_argument("--passes", action="store_true", help="count the passes of Jacobi decoding with the demo model")
   parser.add_argument("--one", default="", help=argparse.SUPPRESS)  # threads,candidates: measure here and print JSON
   args = parser.parse_args()
   if args.one:
     threads, candidates = map(int, args.one.split(","))
-    print(json.dumps(measure(args.shape, threads, candidates, args.tokens, args.rounds, args.guidance)))
+    measured = (measure_options(args.shape, candidates, args.tokens, args.rounds, args.guidance) if args.options else
+                measure(args.shape, threads, candidates, args.tokens, args.rounds, args.guidance))
+    print(json.dumps(measured))
+    return
+  if args.passes:
+    print_passes()
     return
   print(f"shape {args.shape}, float32, prompt of {PROMPT}, {args.tokens} tokens"
         f"{', guidance' if args.guidance else ''}; load average {os.getloadavg()[0]:.1f}")
-  print("| threads | candidates | transformers, tokens/s | cm3leon_jax, tokens/s | ratio |\n|---|---|---|---|---|")
+  print("| threads | candidates | option | ms a pass | × plain | CPU ms a pass | × plain | weights of layers, MB | passes timed |"
+        "\n|---|---|---|---|---|---|---|---|---|" if args.options else
+        "| threads | candidates | transformers, tokens/s | cm3leon_jax, tokens/s | ratio |\n|---|---|---|---|---|")
   for threads in args.threads:
     for candidates in args.candidates:
       # A process a row: XLA sizes its thread pool by the cores that it may use when it starts.
@@ -132,6 +208,11 @@ def main() -> None:
       if out.returncode:
         sys.exit(out.stderr)
       rate = json.loads(out.stdout.splitlines()[-1])
+      if args.options:
+        for name, (clock, cpu, size, count) in rate.items():
+          print(f"| {threads} | {candidates} | {name} | {clock * 1e3:.1f} | {clock / rate['plain'][0]:.2f} | {cpu * 1e3:.1f} | "
+                f"{cpu / rate['plain'][1]:.2f} | {size / 1e6:,.0f} | {count} |", flush=True)
+        continue
       print(f"| {threads} | {candidates} | {rate['transformers']:,.0f} | {rate['cm3leon_jax']:,.0f} | "
             f"{rate['cm3leon_jax'] / rate['transformers']:.2f} |", flush=True)
 

@@ -59,6 +59,7 @@ class Result:
     log_prob: mean log-probability of the chosen tokens, without guidance.
     candidate: its number before ordering.
     retrieved: what the model read before the prompt.
+    passes: forward passes that it took.
   """
 
   image: np.ndarray | None
@@ -68,6 +69,7 @@ class Result:
   log_prob: float
   candidate: int
   retrieved: tuple[Document, ...]
+  passes: int
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the picture."""
@@ -100,10 +102,11 @@ class Model:
   """A checkpoint with its tokenizers, and with an index what it retrieves from. Made by `load`."""
 
   def __init__(self, loaded, text: TextTokenizer, image: ImageTokenizer, open_encoder: Callable[[], Encoder],
-               index: str | os.PathLike | None = None, exclude: Collection[str] = (), devices: Sequence[jax.Device] = ()):
+               index: str | os.PathLike | None = None, exclude: Collection[str] = (), devices: Sequence[jax.Device] = (),
+               **options):
     self.config, self.vocabulary, self.layout, params, self.meta = loaded
     self.text, self.image = text, image
-    self._engine = Engine(self.config, params, devices=devices)
+    self._engine = Engine(self.config, params, devices=devices, **options)
     self._open_encoder = open_encoder
     self._index, self._exclude = index, exclude
     if index:
@@ -220,7 +223,7 @@ class Model:
         scores = self._scores(job, images)
       ordered = rerank.best_first(scores) if scores is not None else range(len(drawn))
       yield number, [Result(*drawn[i], None if scores is None else float(scores[i]), float(log_probs[i]), int(i),
-                            job.retrieved) for i in ordered]
+                            job.retrieved, int(output.passes[i])) for i in ordered]
 
   def answer_log_probs(self, job: Job, answers: Sequence[str]) -> list[np.ndarray]:
     """Log-probabilities in nats of each answer's tokens and its end, had the model given it; cut to the slot's room."""
@@ -255,7 +258,7 @@ class Model:
 
 def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
          tokenizers: str | os.PathLike | None = None, exclude: Collection[str] = (),
-         devices: Sequence[jax.Device] = ()) -> Model:
+         devices: Sequence[jax.Device] = (), **options) -> Model:
   """Opens a run folder or a released checkpoint.
 
   Args:
@@ -265,6 +268,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
     exclude: ids of documents that retrieval never returns.
     devices: that share the jobs of a `run`, each with a copy of the model; by default JAX's first.
+    **options: of `decoding.engine.Engine`: jacobi_window=16 for several image tokens a pass, weights="int8".
 
   Raises:
     InputError: something is missing, or made by something else.
@@ -277,7 +281,8 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
                            extra=[Path(p) for p in (tokenizers, Path(index).parent if index else None) if p])
   text = find("text", "text_tokenizer", TextTokenizer.load)
   image = find("image", "image_tokenizer", ImageTokenizer.load)
-  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude, devices)
+  return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude, devices,
+               **options)
 
 
 def default_sampling(task: str, candidates: int) -> Sampling:

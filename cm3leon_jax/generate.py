@@ -32,7 +32,8 @@ _BATCH = 256  # prompts laid out at a time
 
 def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: str = "", image: str = "",
              region: str = "", docs: int = 0, index: str = "", candidates: int = 1, guidance: float | None = None,
-             temperature: float | None = None, top_p: float | None = None, seed: int = 0) -> None:
+             temperature: float | None = None, top_p: float | None = None, seed: int = 0, jacobi: int = 0,
+             weights: str = "") -> None:
   """Generates for one text, or for each line of a file, and writes the folder `out`.
 
   Args:
@@ -48,6 +49,8 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
     candidates: samples a prompt.
     guidance, temperature, top_p: None takes the task's default (`api.DEFAULTS`).
     seed: of the first prompt.
+    jacobi: image tokens guessed and checked in one forward pass, at least 2; 0 = one token a pass.
+    weights: "int8" rounds the weights to a quarter of their memory.
 
   Raises:
     InputError: anything missing, unreadable or that does not fit.
@@ -67,9 +70,11 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   asked = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
   asked = {name: value for name, value in asked.items() if value is not None}
   sampling = dataclasses.replace(api.default_sampling(task, candidates), **asked)
-  model = api.load(checkpoint, index=index or None, devices=jax.local_devices() if len(texts) > 1 else ())
+  model = api.load(checkpoint, index=index or None, devices=jax.local_devices() if len(texts) > 1 else (),
+                   jacobi_window=jacobi, weights=weights)
   provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)),
-                "model": model_hash(checkpoint, model.meta)}
+                "model": model_hash(checkpoint, model.meta), **({"jacobi": jacobi} if jacobi else {}),
+                **({"weights": weights} if weights else {})}
 
   def laid_out(start: int) -> list[api.Job]:
     ask = api.CAPTION_QUERY if task == "image_to_text" else ""
@@ -79,7 +84,7 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   jobs = laid_out(0)  # before anything is written: a prompt that does not fit leaves `out` as it was
   print("rules: " + " → ".join(sampling.describe(len(jobs[0].request.streams))), file=sys.stderr)
   folder = _made(out)
-  begin, rows, pictures = time.time(), [], 0
+  begin, rows, pictures, codes, passes = time.time(), [], 0, 0, 0
   with (open(folder / GENERATIONS, "w", encoding="utf-8") as lines,
         tqdm(total=len(texts), desc=task, unit="prompt", file=sys.stderr, disable=len(texts) == 1) as bar):
     for start in range(0, len(texts), _BATCH):
@@ -90,6 +95,8 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
         if start + at < _SHEET_ROWS:
           rows.append((start + at, jobs[at], results))
         pictures += sum(r.image is not None for r in results)
+        codes += len(results) * jobs[at].request.streams[0].steps
+        passes += sum(r.passes for r in results)
         if results[0].image is None:
           print(results[0].text)
         bar.update()
@@ -99,7 +106,8 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   manifest.write_file(folder, "generations", {**provenance, "task": task, "count": len(texts)})
   print(f"{folder}: {len(texts)} prompt{'s' * (len(texts) != 1)}, "
         + (f"{pictures} pictures" if pictures else f"{len(texts) * candidates} texts")
-        + f" in {time.time() - begin:.1f} s", file=sys.stderr)
+        + f" in {time.time() - begin:.1f} s"
+        + (f", {codes / passes:.1f} tokens a forward pass" if jacobi and pictures else ""), file=sys.stderr)
 
 
 def _texts(text: str, prompts: str) -> list[str]:

@@ -51,6 +51,19 @@ def test_pictures_of_several_prompts(workdir, tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+def test_jacobi_draws_the_same_pictures_and_says_what_it_saved(workdir, tmp_path, capsys):
+  flags = ["--text=the sun", "--candidates=2", "--seed=3"]
+  plain = run(workdir, "text_to_image", tmp_path / "plain", *flags)
+  assert "forward pass" not in capsys.readouterr().err
+  jacobi = run(workdir, "text_to_image", tmp_path / "jacobi", *flags, "--jacobi=4")
+  assert " tokens a forward pass" in capsys.readouterr().err
+  for a, b in zip(plain[0]["candidates"], jacobi[0]["candidates"], strict=True):
+    first, second = (np.asarray(Image.open(tmp_path / folder / c["file"])) for folder, c in (("plain", a), ("jacobi", b)))
+    np.testing.assert_array_equal(first, second)
+  int8 = run(workdir, "text_to_image", tmp_path / "int8", *flags, "--weights=int8")
+  assert int8[0]["weights"] == "int8" and jacobi[0]["jacobi"] == 4 and not {"weights", "jacobi"} & set(plain[0])
+
+
 def test_texts_go_to_stdout_and_to_the_lines(workdir, tmp_path, capsys):
   lines = run(workdir, "vqa", tmp_path / "out", "--text=what is it?", f"--image={workdir}/box.png", "--candidates=2")
   texts = [c["text"] for c in lines[0]["candidates"]]
@@ -82,6 +95,7 @@ def test_infill_and_edit(workdir, tmp_path):
     (["--task=infill", "--image={root}/box.png", "--region=0,0,64,8"], "outside the picture of 32 x 32"),
     (["--task=text_to_image", "--text=a", "--top_p=0"], "top_p=0 keeps nothing"),
     (["--task=text_to_image", "--text=a", "--candidates=0"], "candidates=0 must be at least 1"),
+    (["--task=text_to_image", "--text=a", "--jacobi=1"], "jacobi_window=1: give at least 2"),
 ])
 def test_a_mistake_is_one_sentence_and_exit_1(workdir, tmp_path, capsys, flags, sentence):
   flags = [flag.format(root=workdir) for flag in flags]
