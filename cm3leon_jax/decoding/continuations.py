@@ -30,7 +30,7 @@ def log_probs(config: TransformerConfig, params: dict, prompt: Prompt, continuat
     continuations: ids, each of 1 to `prompt.steps` tokens.
 
   Raises:
-    InputError: a continuation is empty, or longer than the plan.
+    InputError: a continuation is empty, or longer than the plan; the model's logits are not finite.
   """
   for n, ids in enumerate(continuations):
     if not 0 < len(ids) <= prompt.steps:
@@ -54,7 +54,10 @@ def log_probs(config: TransformerConfig, params: dict, prompt: Prompt, continuat
   result = np.asarray(_log_probs(
       config, head, params, left_padded(prompt.tokens), left_padded(prompt.positions),
       left_padded(np.ones(len(prompt.tokens)), bool), inputs, planned, allowed, targets))
-  return [result[n, :len(ids)] for n, ids in enumerate(continuations)]
+  found = [result[n, :len(ids)] for n, ids in enumerate(continuations)]
+  if any(np.isnan(own).any() for own in found):
+    raise InputError("the model's logits are not finite: the checkpoint is damaged or its training diverged; use another one")
+  return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -173,6 +173,13 @@ def network(weights: str | os.PathLike, variant: str = VARIANTS[0]) -> FeatureNe
   return inception_v3.load(weights, clean=variant == "clean")
 
 
+def weights_note(net: FeatureNetwork) -> str:
+  """What to know of InceptionV3's weights where they are not the published file; else empty."""
+  if net.key not in (FID, "clean_fid") or net.published:
+    return ""
+  return "the weights are not pytorch-fid's published file: the number compares with no published FID"
+
+
 def side_of_features(features: np.ndarray, source: str) -> Side:
   """Checks features [N, D].
 
@@ -259,9 +266,8 @@ def evaluate_fid(generated: str | os.PathLike, reference: str | os.PathLike, wei
   result = compare(first, second, net.key if net else FID, nearest_k, extrapolate)
   if net:
     result |= {"network": net.name, "weights_hash": net.weights_hash, "preprocessing": net.preprocessing}
-    if net.key in (FID, "clean_fid") and not net.published:
-      result["note"] = "; ".join(filter(None, [result.get("note"), "the weights are not pytorch-fid's published file: "
-                                               "the number compares with no published FID"]))
+    note = "; ".join(filter(None, [result.get("note"), weights_note(net)]))
+    result |= {"note": note} if note else {}
   if "note" in result:
     print(f"note: {result['note']}", file=sys.stderr)
   if json_out:

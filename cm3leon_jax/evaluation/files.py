@@ -47,8 +47,11 @@ def write_json_once(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
     os.link(temporary, path)  # unlike a rename, this fails where the file is there
   except FileExistsError:
     pass
+  except OSError:  # a file system without hard links: nearly as good
+    if not Path(path).exists():
+      temporary.replace(path)
   finally:
-    temporary.unlink()
+    temporary.unlink(missing_ok=True)
 
 
 def _written(path: str | os.PathLike, result: Mapping[str, Any]) -> Path:

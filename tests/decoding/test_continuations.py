@@ -1,5 +1,6 @@
 """Given continuations get what the engine reports for tokens that it draws itself."""
 
+import jax
 import numpy as np
 import pytest
 from small import LAYOUT, V, config, documents, image, parameters, text
@@ -28,6 +29,13 @@ def test_what_the_grammar_forbids_is_impossible():
   prompt = prompts.image_to_text(V, LAYOUT, image(3), before=text(2, 1))
   nothing, word = ENGINE.log_probs(prompt, [np.array([prompt.stop]), np.append(text(1, 2), prompt.stop)])
   assert nothing[0] == -np.inf and np.isfinite(word).all()  # a span has at least one token
+
+
+def test_a_damaged_model_is_told():
+  broken = jax.tree.map(lambda x: x * np.nan, parameters(CONFIG))
+  prompt = prompts.image_to_text(V, LAYOUT, image(3), before=text(2, 1))
+  with pytest.raises(InputError, match="logits are not finite"):
+    Engine(CONFIG, broken).log_probs(prompt, [np.append(text(1, 2), prompt.stop)])
 
 
 def test_a_continuation_beyond_the_plan_is_refused():

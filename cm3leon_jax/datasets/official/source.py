@@ -20,7 +20,7 @@ class Source:
 
   Attributes:
     name: of the set and split, e.g. `vqa2/val2014`.
-    read: names of the files that were read, relative to the folder where they lie in it.
+    read: names of the files that were read, relative to the folder where they lie in it; of others the name alone.
     warnings: sentences for a person.
   """
 
@@ -120,7 +120,7 @@ class Source:
 
 
 def _relative(path: Path, root: Path) -> str:
-  return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+  return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name  # where it lies changes no number
 
 
 def sample(ids: Sequence, most: int = 5) -> str:

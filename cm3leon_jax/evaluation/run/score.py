@@ -54,6 +54,8 @@ def pictures(workdir: Path, rows: Rows, network: FeatureNetwork, encoder: clip_s
   scores = np.concatenate([clip_score.clip_scores(encoder, chunk, prompts[start:start + len(chunk)])
                            for start, chunk in _chunks(files_of(0))])
   result |= bootstrap.mean_interval(scores).as_fields("clip_score")
+  note = "; ".join(filter(None, [result.get("note"), fid.weights_note(network)]))
+  result |= {"note": note} if note else {}
   return result, {"clip_score": scores}
 
 

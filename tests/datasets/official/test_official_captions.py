@@ -73,11 +73,14 @@ def test_the_choice_does_not_drift(tmp_path):
                      '000000000042,coco-30k,"a blue square\n",63155\n'),
     ("uid.csv", "uid,caption\n74_mscoco_3,There is a white box\n42_mscoco_0,a blue square\n"),
 ])
-def test_published_lists(folder, file, content):
+def test_published_lists(folder, tmp_path_factory, file, content):
   (folder / file).write_text(content)
   items = coco.coco_prompts(str(folder), ids_file=str(folder / file))
   assert [(i.id, i.image_id, i.text) for i in items] == [(743, 74, "There is a white box"), (421, 42, "a blue square")]
   assert file in items.caption and file in items.source
+  elsewhere = tmp_path_factory.mktemp("lists") / file  # where a list lies changes nothing of what is evaluated
+  elsewhere.write_bytes((folder / file).read_bytes())
+  assert coco.coco_prompts(str(folder), ids_file=str(elsewhere)).about() == items.about()
 
 
 @pytest.mark.parametrize("file, content, sentence", [

@@ -1,6 +1,7 @@
 """Lines of generations as several runs leave them, and protocol.json of processes that start together."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -76,6 +77,18 @@ def test_of_processes_that_start_together_one_protocol_holds(tmp_path):
     there = files.read_json(tmp_path / str(attempt) / "protocol.json")
     assert said == [there["seed"]] * 2, "two of four had the same values"
     assert [p.name for p in (tmp_path / str(attempt)).iterdir()] == ["protocol.json"]
+
+
+def test_without_hard_links_the_first_file_stays_too(tmp_path, monkeypatch):
+
+  def refused(*_):
+    raise PermissionError(1, "Operation not permitted")
+
+  monkeypatch.setattr(os, "link", refused)
+  for value in (1, 2):
+    files.write_json_once(tmp_path / "a.json", {"value": value})
+  assert files.read_json(tmp_path / "a.json") == {"value": 1}
+  assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize("field, value, says", [
