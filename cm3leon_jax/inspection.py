@@ -13,6 +13,13 @@ def task(args: argparse.Namespace) -> None:
   inspect.show_task(args.name, args.workdir, n=args.n, seed=args.seed, out=args.out)
 
 
+def corpus(args: argparse.Namespace) -> None:
+  """A corpus' card: counts, what was left out and why, captions, a contact sheet."""
+  from cm3leon_jax.pipelines import corpus_card
+
+  corpus_card.show(args.workdir, args.out, args.n)
+
+
 def checkpoint(args: argparse.Namespace) -> None:
   """Sizes, step and fingerprints of a run folder or a released checkpoint."""
   import jax

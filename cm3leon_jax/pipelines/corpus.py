@@ -32,6 +32,7 @@ from cm3leon_jax.datasets.corpora.raw import Raw, kept
 from cm3leon_jax.datasets.splits import stable_fraction
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.pipelines import shards
+from cm3leon_jax.pipelines.corpus_card import quantiles
 
 _DIGEST = 16  # bytes
 _ID, _PICTURE = "duplicate_id", "duplicate_picture"
@@ -237,7 +238,7 @@ def _find_duplicates(job: Job, kind: str, beam_options: Sequence[str]) -> None:
 
 
 def _gather(job: Job) -> dict[str, Any]:
-  """The counts of all shards, for the manifest."""
+  """The counts of all shards, for the manifest; words are those of all pairs, duplicates too, 256 standing for more."""
   read, rejects, notes, words = 0, collections.Counter(), collections.Counter(), collections.Counter()
   splits: dict[str, list[int]] = {name: [] for name in pairs.SPLITS}
   for n in range(len(job.shards)):
@@ -250,16 +251,7 @@ def _gather(job: Job) -> dict[str, Any]:
     for name in pairs.SPLITS:
       splits[name].append(divided[name])
   return {"read": read, "splits": splits, "count": sum(map(sum, splits.values())), "rejects": dict(sorted(rejects.items())),
-          "notes": dict(sorted(notes.items())), "caption_words": _quantiles(words)}
-
-
-def _quantiles(words: collections.Counter) -> dict[str, int]:
-  """Words of the pairs' captions, duplicates among them; 256 stands for more too."""
-  if not words:
-    return {}
-  numbers = np.repeat(*np.array(sorted(words.items())).T)
-  return {name: int(np.quantile(numbers, q, method="lower")) for name, q in
-          (("least", 0), ("median", 0.5), ("95 %", 0.95), ("most", 1))}
+          "notes": dict(sorted(notes.items())), "caption_words": quantiles(words)}
 
 
 def _tell(fields: dict[str, Any], folder: Path) -> str:
