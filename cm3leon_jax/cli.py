@@ -93,8 +93,9 @@ def _generate(sub) -> Run:
 
 def _data(sub) -> Run:
   parser = sub.add_parser("data", help="the offline pipelines")
-  parser.add_argument("stage", choices=["corpus", "tokenize", "embed", "index", "neighbours", "windows", "build"],
-                      help="`build` runs all that is not there yet")
+  parser.add_argument("stage", choices=["corpus", "tokenize", "embed", "index", "neighbours", "windows", "build",
+                                         "examples", "mixture"],
+                      help="`build` runs all that is not there yet; `examples` and `mixture` make fine-tuning data")
   _gin_flags(parser)
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--beam", action="append", default=[], metavar="FLAG", help="a flag for Beam, e.g. --beam=--runner=…")
@@ -103,7 +104,8 @@ def _data(sub) -> Run:
     from cm3leon_jax import config
 
     config.load(args.gin_file, args.gin_bindings)
-    config.configured("Pipelines").run(args.stage, args.workdir, args.beam)
+    bound = "SFT" if args.stage in ("examples", "mixture") else "Pipelines"
+    config.configured(bound).run(args.stage, args.workdir, args.beam)
 
   return parser, run
 
@@ -153,6 +155,10 @@ def _inspect(sub) -> Run:
   task.add_argument("-n", type=int, default=3, help="examples")
   task.add_argument("--seed", type=int, default=0)
   task.add_argument("--out", default="", metavar="D", help="folder for the pictures")
+  _gin_flags(task, required=False)
+  mixture = kinds.add_parser("mixture", help="a fine-tuning mixture before training: rows, tokens, repetitions, masks")
+  _gin_flags(mixture)
+  mixture.add_argument("--workdir", required=True, help="folder made by `cm3leon data examples`")
   corpus = kinds.add_parser("corpus", help="a corpus' card: counts, what was left out and why, captions, a contact sheet")
   corpus.add_argument("--workdir", required=True, help="folder in which `cm3leon data corpus` or the demo made it")
   corpus.add_argument("-n", type=int, default=36, help="pictures on the sheet")

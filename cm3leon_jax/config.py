@@ -38,6 +38,9 @@ BINDABLE = {
     "ImageFolder": "cm3leon_jax.datasets.corpora.folder:ImageFolder",
     "CocoFiles": "cm3leon_jax.datasets.corpora.coco:CocoFiles",
     "TfdsByName": "cm3leon_jax.datasets.corpora.tfds:TfdsByName",
+    # Fine-tuning over official files (docs/fine_tuning.md).
+    "SFT": "cm3leon_jax.pipelines.fine_tuning:FineTuning",
+    "SFTOptions": "cm3leon_jax.tasks.official.tasks:Options",
     "Sampling": "cm3leon_jax.decoding.rules:Sampling",
     "Protocol": "cm3leon_jax.evaluation.run.protocol:Protocol",
     "train": "cm3leon_jax.train:train",

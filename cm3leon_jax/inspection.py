@@ -10,7 +10,21 @@ def task(args: argparse.Namespace) -> None:
   """Real examples of a seqio task or mixture, decoded, coloured, with pictures."""
   from cm3leon_jax.tasks import inspect
 
-  inspect.show_task(args.name, args.workdir, n=args.n, seed=args.seed, out=args.out)
+  if not args.gin_file:
+    inspect.show_task(args.name, args.workdir, n=args.n, seed=args.seed, out=args.out)
+    return
+  from cm3leon_jax import config as configs
+
+  configs.load(args.gin_file, args.gin_bindings)
+  configs.configured("SFT").show(args.name, args.workdir, n=args.n, seed=args.seed, out=args.out)
+
+
+def mixture(args: argparse.Namespace) -> None:
+  """Each task of a fine-tuning mixture: its rows, share, repetitions, tokens, and how often its answer is masked."""
+  from cm3leon_jax import config as configs
+
+  configs.load(args.gin_file, args.gin_bindings)
+  configs.configured("SFT").describe(args.workdir)
 
 
 def corpus(args: argparse.Namespace) -> None:

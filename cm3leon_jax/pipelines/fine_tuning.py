@@ -20,6 +20,7 @@ from tqdm import tqdm
 from cm3leon_jax import manifest
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.pipelines.build import Pipelines
+from cm3leon_jax.tasks.objective import CM3Objective
 from cm3leon_jax.tasks.official import balance, sources
 from cm3leon_jax.tasks.official import tasks as tasks_lib
 from cm3leon_jax.tasks.official.store import KIND
@@ -39,6 +40,7 @@ class FineTuning:
     options: where the paper leaves a choice.
     exponent: of a task's rows in its share, see `balance.rates`.
     rates: explicit shares of tasks, relative, instead.
+    objective: the masks that training will draw, for the two `inspect`s.
     skip_missing: leaves tasks out whose folder is not given; the manifest of the windows names them.
     name: of the windows.
   """
@@ -47,6 +49,7 @@ class FineTuning:
   folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tasks: Sequence[str] = ()
   options: tasks_lib.Options = tasks_lib.Options()
+  objective: CM3Objective = CM3Objective()
   exponent: float = 1.0
   rates: Mapping[str, float] | None = None
   skip_missing: bool = False
@@ -124,6 +127,29 @@ class FineTuning:
     if len(set(made.values())) > 1:
       raise InputError(f"{workdir}/examples: made by different image tokenizers ({made}); remove those of the old one and "
                        "make them again with: cm3leon data examples")
+
+  def show(self, name: str, workdir: str | os.PathLike, **options) -> None:
+    """Prints samples of a task or of the mixture; `options` as `tasks.inspect.show_samples` takes them."""
+    from cm3leon_jax.tasks import inspect
+    from cm3leon_jax.tokenizers.image import ImageTokenizer
+    from cm3leon_jax.tokenizers.text import TextTokenizer
+
+    workdir, base = Path(workdir), self.base
+    self.register(workdir)
+    inspect.show_samples(
+        name, sources.TRAIN, base.vocabulary, base.layout, TextTokenizer.load(base.folder(base.text_tokenizer, workdir)),
+        ImageTokenizer.load(base.folder(base.image_tokenizer, workdir)), self.objective, **options)
+
+  def describe(self, workdir: str | os.PathLike) -> None:
+    """Prints what an epoch of the mixture has of each task; see `tasks.official.summary`."""
+    from cm3leon_jax.tasks.official import summary
+
+    base, shares = self.base, self.register(workdir)
+    for line in summary.lines(self.name, shares, base.vocabulary, base.layout, self.objective, seed=base.seed,
+                              window=base.window_length + 1 - base.mask_reserve, packing_mode=base.packing):
+      print(line)
+    if skipped := [n for n in self.wanted if n not in shares]:
+      print(f"without {', '.join(skipped)}")
 
   def mixture(self, workdir: Path, beam_options: Sequence[str] = ()) -> None:
     """Writes the windows of the mixture, and of each task's held-out samples."""

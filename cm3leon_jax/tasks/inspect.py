@@ -188,8 +188,6 @@ def show_task(
   Raises:
     InputError: no such task (with the nearest names), or a missing folder.
   """
-  stream = stream or sys.stdout
-  colour = stream.isatty()
   workdir = Path(workdir)
   vocabulary, layout, spans = _geometry(workdir)
   documents = manifests.read(workdir / "documents" / "train", "documents", rebuild="cm3leon data tokenize")
@@ -201,6 +199,24 @@ def show_task(
     objective = objective_lib.CM3Objective(max_spans=spans, mode="poisson" if split == "train" else "none")
   images = image_lib.ImageTokenizer.load(_find(workdir, image_lib.KIND, documents["image_tokenizer"]))
 
+  show_samples(name, split, vocabulary, layout, text, images, objective, n=n, seed=seed, out=out, stream=stream)
+
+
+def show_samples(
+    name: str, split: str, vocabulary: Vocabulary, layout: Layout, text: text_lib.TextTokenizer,
+    images: image_lib.ImageTokenizer, objective: objective_lib.CM3Objective, *, n: int = 3, seed: int = 0,
+    out: str | os.PathLike = "", stream: TextIO | None = None) -> None:
+  """Prints examples of a registered task as drawn and as masked, see `show_task`.
+
+  Args:
+    name, split: a registered task or mixture.
+    vocabulary, layout: it was registered with.
+    text, images: tokenizers that decode it.
+    objective: how to mask.
+    n, seed, out, stream: as `show_task`'s.
+  """
+  stream = stream or sys.stdout
+  colour = stream.isatty()
   samples = []
   for sample in seqio_adapter.examples(name, split, seed=seed, epochs=1):
     samples.append(sample)

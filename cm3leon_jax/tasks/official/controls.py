@@ -37,7 +37,7 @@ def scribble(picture: np.ndarray) -> np.ndarray:
   fine, coarse, threshold = SCRIBBLE
   cv2, values = _cv2(), picture.astype(np.float32)
   darker = cv2.GaussianBlur(values, (0, 0), coarse) - cv2.GaussianBlur(values, (0, 0), fine)
-  lines = np.clip(-darker.min(axis=2), 0, 255) * 2 > threshold
+  lines = darker.min(axis=2) * 2 > threshold  # darker than what surrounds it, in every channel
   return np.repeat(np.where(lines, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from cm3leon_jax.datasets.pictures import FORMATS
 from cm3leon_jax.errors import InputError
 
 FRAME = 256  # boxes are written in pixels 0..255 whatever the tokenizer's size (paper Fig. 15)
@@ -37,18 +38,23 @@ def read(path: str | os.PathLike, size: int, expected: tuple[int, int] | None = 
     InputError: no such file, not a picture, or of another size than its annotations say.
   """
   try:
-    with Image.open(path) as opened:
-      rgba = ImageOps.exif_transpose(opened).convert("RGBA")
+    with Image.open(path, formats=FORMATS) as opened:
+      turned = ImageOps.exif_transpose(opened)
+      picture = turned.convert("RGB") if turned.mode in ("RGB", "L", "YCbCr", "CMYK") and not turned.info.get(
+          "transparency") else _on_white(turned.convert("RGBA"))
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such picture") from error
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
     raise InputError(f"{path}: not a picture that can be read ({error})") from error
-  if expected and rgba.size != tuple(expected):
-    raise InputError(f"{path}: {rgba.width}×{rgba.height} pixels, its annotations are for {expected[0]}×{expected[1]}")
-  left, top, side = Square.of(*rgba.size)
-  ground = Image.new("RGBA", rgba.size, "white")
-  square = Image.alpha_composite(ground, rgba).convert("RGB").crop((left, top, left + side, top + side))
+  if expected and picture.size != tuple(expected):
+    raise InputError(f"{path}: {picture.width}×{picture.height} pixels, its annotations are for {expected[0]}×{expected[1]}")
+  left, top, side = Square.of(*picture.size)
+  square = picture.crop((left, top, left + side, top + side))
   return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _on_white(rgba: Image.Image) -> Image.Image:
+  return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def box(square: Square, corners: Sequence[float]) -> tuple[int, int, int, int] | None:
