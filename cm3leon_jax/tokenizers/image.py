@@ -29,9 +29,10 @@ REBUILD = "cm3leon demo --fresh"
 class ImageTokenizer:
   """uint8 pictures [n, size, size, 3] ↔ int32 codes [n, image_tokens], in raster order."""
 
-  # Every call runs the one program of this batch, padded: the codes of a picture then do not depend on how many
-  # others came with it, and nothing compiles twice.
+  # Every call runs the one program of `batch` pictures, padded: the codes of a picture then do not depend on how many
+  # others came with it, and nothing compiles twice. The paper's network holds some 0.3 GB an activation at PIXELS.
   BATCH = 32
+  PIXELS = 2**19  # of a batch: 8 pictures of 256 px, 2 of 512
 
   def __init__(self, config: VQGANConfig, params: Mapping[str, Any], *, fingerprint: str = ""):
     """Args:
@@ -41,6 +42,7 @@ class ImageTokenizer:
     """
     self.config = config
     self.fingerprint = fingerprint
+    self.batch = max(1, min(self.BATCH, self.PIXELS // config.image_size**2))
     self._params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), dict(params))
     model = VQGAN(config)
 
@@ -105,9 +107,9 @@ class ImageTokenizer:
 
   def _batched(self, function, rows: np.ndarray, empty: np.ndarray) -> np.ndarray:
     done = []
-    for first in range(0, len(rows), self.BATCH):
-      part = rows[first:first + self.BATCH]
-      padded = np.concatenate([part, np.repeat(part[-1:], self.BATCH - len(part), axis=0)])
+    for first in range(0, len(rows), self.batch):
+      part = rows[first:first + self.batch]
+      padded = np.concatenate([part, np.repeat(part[-1:], self.batch - len(part), axis=0)])
       done.append(np.asarray(function(self._params, padded))[:len(part)])
     return np.concatenate(done) if done else empty
 

@@ -94,6 +94,18 @@ def test_codes_do_not_depend_on_the_company(tokenizer):
   np.testing.assert_array_equal(tokenizer.decode(codes[:3]), tokenizer.decode(codes)[:3])
 
 
+@pytest.mark.parametrize("size, batch", [(64, 32), (128, 32), (256, 8), (512, 2), (1024, 1)])
+def test_large_pictures_come_in_small_batches(size, batch):
+  assert image.ImageTokenizer(VQGANConfig(image_size=size), {}).batch == batch
+
+
+def test_a_batch_of_one_gives_the_same(tokenizer):
+  pictures = drawings(3, 5)
+  alone = image.ImageTokenizer(tokenizer.config, tokenizer._params)
+  alone.batch = 1
+  np.testing.assert_array_equal(alone.encode(pictures), tokenizer.encode(pictures))
+
+
 def test_empty_in_empty_out(tokenizer):
   assert tokenizer.encode(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, 16)
   assert tokenizer.decode(np.zeros((0, 16), np.int32)).shape == (0, 32, 32, 3)

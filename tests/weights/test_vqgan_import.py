@@ -66,7 +66,7 @@ def test_the_public_sizes(tmp_path, shape):
   images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8).repeat(32, 1).repeat(32, 2)
   codes = model.encode(torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1).numpy()
   ours = ImageTokenizer.load(tmp_path / "image")
-  ours.BATCH = 1
+  ours.batch = 1
   np.testing.assert_array_equal(ours.encode(images), codes)
   want = (model.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy().clip(-1, 1) + 1) * 127.5
   assert np.abs(ours.decode(codes) - want).max() <= 0.5 + 0.0127  # rounding, and 1e-4 of -1..1
