@@ -95,7 +95,7 @@ class Preparation:
     except Exception as error:  # a decoder may raise anything over bytes from anywhere
       raise Rejected("broken_picture", f"{type(error).__name__}: {error}") from error
     square = self._square(picture)
-    if (square == square[0, 0]).all():
+    if (square[::16] == square[0, 0]).all() and (square == square[0, 0]).all():  # few rows tell of almost any picture
       raise Rejected("blank", f"every pixel is {tuple(int(v) for v in square[0, 0])}")
     return square, notes
 
