@@ -18,8 +18,8 @@ from cm3leon_jax import api, generate
 from cm3leon_jax.datasets.items import Item
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import images
-from cm3leon_jax.evaluation.run import wording
-from cm3leon_jax.evaluation.run.protocol import Protocol
+from cm3leon_jax.evaluation.run import pairs, wording
+from cm3leon_jax.evaluation.run.protocol import PAIRS, Protocol
 
 GENERATIONS = "generations"
 PICTURES = "pictures"
@@ -128,18 +128,23 @@ def _cut_half_line(path: Path) -> None:
 
 def _batch(workdir: Path, protocol: Protocol, model: api.Model, about: Mapping, numbers: list[int]) -> Iterator[dict]:
   """A line for each number, in the order in which they finish; a bad item alone fails, and its line says why."""
-  jobs, kept, cuts = [], [], []
+  jobs, kept, cuts, references = [], [], [], []
   for number in numbers:
     item = protocol.items[number]
     try:
       job, cut = _job(protocol, model, item, number)
-      if protocol.metric == "fid":
-        reference = squared(item.image, model.image.image_size, protocol.reference)
-        Image.fromarray(reference).save(workdir / PICTURES / _real(number))
+      if protocol.metric in PAIRS:
+        references.append(squared(item.image, model.image.image_size, protocol.reference))
+        Image.fromarray(references[-1]).save(workdir / PICTURES / _real(number))
     except InputError as error:
       yield {**_head(protocol, number), "error": str(error), "candidates": []}
     else:
       jobs, kept, cuts = [*jobs, job], [*kept, number], [*cuts, cut]
+  if protocol.metric == "perplexity" and kept:
+    for number, job, cut, nats in zip(kept, jobs, cuts, pairs.fields(model, jobs, np.stack(references))):
+      yield {**_head(protocol, number), "cut": cut, "prompt": job.text, "candidates": [], "real": _real(number),
+             "retrieved": [{"id": d.id, "caption": d.caption, "score": d.score, "file": ""} for d in job.retrieved], **nats}
+    return
   if protocol.metric == "visdial":
     for number, job, cut in zip(kept, jobs, cuts):
       yield {**_head(protocol, number), "cut": cut, "prompt": job.text, "candidates": [], "retrieved": [],
@@ -179,7 +184,7 @@ def _job(protocol: Protocol, model: api.Model, item: Item, number: int) -> tuple
   settings = {"docs": protocol.docs, "candidates": protocol.candidates, "seed": protocol.seed + number,
               "sampling": protocol.sampling}
   length = lambda text: len(model.text.encode(text))
-  if protocol.metric == "fid":
+  if protocol.metric in PAIRS:
     text, cut = wording.beginning(item.text, model.layout.text_tokens, length)
     return model.job("text_to_image", text=text, **settings), cut
   if protocol.metric == "captions":

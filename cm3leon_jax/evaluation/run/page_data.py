@@ -20,7 +20,8 @@ from cm3leon_jax.evaluation.bootstrap import Interval
 
 FORMAT = 1
 FEW_ITEMS = 10  # fewer give no interval: resampling two items says nothing of others
-METRICS = {"fid": "clip_score", "captions": "cider", "vqa": "accuracy", "scienceqa": "accuracy", "visdial": "ndcg"}
+METRICS = {"fid": "clip_score", "captions": "cider", "vqa": "accuracy", "scienceqa": "accuracy", "visdial": "ndcg",
+           "perplexity": "image_log_prob"}
 _MEANS = {"vqa_accuracy": "accuracy", "mean_rank": "rank"}  # number of the whole → field of an item, where the names differ
 
 
@@ -54,7 +55,8 @@ class Run:
     """The key of the number that the run was made for."""
     if self.metric == "fid":
       return next((k for k in self.numbers if k == "fid" or k.startswith("fd_")), "fid")
-    return {"captions": "cider", "vqa": "vqa_accuracy", "scienceqa": "accuracy", "visdial": "ndcg"}[self.metric]
+    return {"captions": "cider", "vqa": "vqa_accuracy", "scienceqa": "accuracy", "visdial": "ndcg",
+            "perplexity": "image_perplexity"}[self.metric]
 
   def interval(self, key: str) -> Interval | None:
     """A number with its bounds; the bounds are NaN where the run gives none."""

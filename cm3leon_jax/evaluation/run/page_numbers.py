@@ -62,9 +62,14 @@ _NUMBERS = {
   "mrr": Number("MRR × 100", "mean of 1 ÷ rank of the true answer", scale=100, group="visdial", decimals=1),
   **{f"recall_{k}": Number(f"recall@{k}, %", f"true answer among the first {k}", scale=100, group="visdial",
                            decimals=1) for k in (1, 5, 10)},
+  **{f"{part}_perplexity": Number(f"perplexity of {what}", f"exp of the nats a {unit}, over all of them", True, decimals=3)
+     for part, what, unit in (("image", "pictures", "code"), ("text", "captions", "token"))},
+  **{f"{part}_nats_per_token": Number(f"nats a {unit} of {what}", f"given {given}", True, decimals=4)
+     for part, what, unit, given in (("image", "pictures", "code", "the caption"), ("text", "captions", "token", "the picture"))},
   "mean_rank": Number("mean rank", "of the true answer among the choices", True, decimals=2),
 }
-ITEM_LABELS = {"clip_score": "CLIP score", "cider": "CIDEr", "accuracy": "accuracy", "ndcg": "NDCG"}
+ITEM_LABELS = {"image_log_prob": "log-probability a code", "clip_score": "CLIP score", "cider": "CIDEr", "accuracy": "accuracy",
+               "ndcg": "NDCG"}
 
 
 def describe(key: str) -> Number:

@@ -16,7 +16,9 @@ FILE = "protocol.json"
 MODEL_FIELDS = ("name", "model", "index", "excluded")  # may differ between results that are compared
 
 # metric → the task that makes what it scores
-TASKS = {"fid": "text_to_image", "captions": "image_to_text", "vqa": "vqa", "scienceqa": "vqa", "visdial": "vqa"}
+TASKS = {"fid": "text_to_image", "perplexity": "text_to_image", "captions": "image_to_text", "vqa": "vqa", "scienceqa": "vqa",
+         "visdial": "vqa"}
+PAIRS = ("fid", "perplexity")  # these need each item's text and real picture; the others what people wrote
 REFERENCES = ("crop", "stretch")
 RANK_BY = ("mean", "sum")
 
@@ -27,14 +29,14 @@ class Protocol:
 
   Attributes:
     name: of the protocol, e.g. `coco_30k_docs2`.
-    metric: `fid` (text → image), `captions`, `vqa`, `scienceqa` or `visdial`.
+    metric: `fid` (text → image), `captions`, `vqa`, `scienceqa`, `visdial`, or `perplexity` (of real pairs).
     items: what a reader of `datasets/` gave.
     sampling: how tokens are drawn.
     docs: K, documents retrieved for each item.
     candidates: samples an item; pictures are ordered by CLIP, and each rank is scored.
     seed: item number n is drawn with seed + n, on however many processes.
     query: what asks for a description; empty for `tasks.templates.CAPTION_QUERY`.
-    reference: fid: how a real picture becomes a square of the model's size. `crop`: the middle square, scaled;
+    reference: fid and perplexity: how a real picture becomes a square of the model's size. `crop`: the middle square, scaled;
       `stretch`: scaled as it is. The paper does not say (PAPER §10), so both have a name.
     network: fid: pytorch-fid's weight file, or `efficientnet-lite0` (then the number is not called FID).
     clip: folder of a CLIP for `clip_score`; empty for the model's own, which also picked the best candidate.
@@ -79,15 +81,14 @@ class Protocol:
       raise InputError(f"Protocol.items of {self.name}: 1 item; a distance needs at least 2")
     ids = [item.id for item in self.items]
     files.check_unique(ids, f"Protocol.items of {self.name}", "id")
-    needs = {"fid": ("text", "image"), "captions": ("image",)}.get(self.metric, ("text",))
+    needs = ("text", "image") if self.metric in PAIRS else ("image",) if self.metric == "captions" else ("text",)
     for field in needs:
       bare = [item.id for item in self.items if getattr(item, field) is None or not len(getattr(item, field))]
       if bare:
         raise InputError(f"Protocol.items of {self.name}: {files.count(len(bare), 'item')} without {field}, which "
                          f"{self.metric} needs: {files.sample(bare)}")
-
     bare = [item.id for item in self.items if not item.references]
-    if self.metric != "fid" and 0 < len(bare) < len(self.items):
+    if self.metric not in PAIRS and 0 < len(bare) < len(self.items):
       raise InputError(f"Protocol.items of {self.name}: {files.count(len(bare), 'item')} without people's answers, while "
                        f"others have them: {files.sample(bare)}")
 

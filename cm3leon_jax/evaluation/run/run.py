@@ -17,7 +17,7 @@ from cm3leon_jax.datasets import items as items_lib
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.evaluation import contamination, fid, files
 from cm3leon_jax.evaluation.run import generate as generation
-from cm3leon_jax.evaluation.run import page, protocol as protocols, score, wording
+from cm3leon_jax.evaluation.run import page, pairs, protocol as protocols, score, wording
 from cm3leon_jax.evaluation.run.protocol import Protocol
 from cm3leon_jax.retrieval.encoder import Encoder
 from cm3leon_jax.retriever import Retriever
@@ -99,7 +99,7 @@ def _run(protocol: Protocol, checkpoint: str, workdir: Path, operative: Callable
   if cut:
     notes.append(f"{files.count(cut, 'text')} cut to the model's {model.layout.text_tokens} text tokens")
   score.write_predictions(workdir, protocol.metric, protocol.items, good)
-  if protocol.metric != "fid" and not any(row["references"] for row in good):
+  if protocol.metric not in protocols.PAIRS and not any(row["references"] for row in good):
     notes.append(f"these items have no answers: hand in {workdir / score.PREDICTIONS} where the set's makers score it")
   else:
     numbers, per_item = _scorers(workdir, protocol, network, encoder)[protocol.metric](rows=good)
@@ -115,6 +115,7 @@ def _run(protocol: Protocol, checkpoint: str, workdir: Path, operative: Callable
 def _scorers(workdir: Path, protocol: Protocol, network, encoder) -> dict:
   return {
       "fid": functools.partial(score.pictures, workdir, network=network, encoder=encoder),
+      "perplexity": pairs.score,
       "captions": functools.partial(score.texts, tokenizer=protocol.tokenizer),
       "vqa": functools.partial(score.answers, items=protocol.items), "scienceqa": score.science,
       "visdial": functools.partial(score.dialogues, items=protocol.items)}
@@ -131,7 +132,7 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
       "format": protocols.FORMAT, "name": protocol.name, "task": protocol.task,
       "metric": protocol.metric,
       "items": protocol.items.about(),
-      "reference": {"preprocessing": how[protocol.reference]} if protocol.metric == "fid" else None,
+      "reference": {"preprocessing": how[protocol.reference]} if protocol.metric in protocols.PAIRS else None,
       "sampling": {"docs": protocol.docs, "candidates": protocol.candidates, "seed": protocol.seed,
                    "pick": "clip" if protocol.metric == "fid" else "log-probability", **sampling},
       "query": protocol.query or api.CAPTION_QUERY if protocol.metric == "captions" else wording.TEMPLATES.get(protocol.metric),

@@ -73,6 +73,24 @@ def test_shipped_protocol(tiny, tmp_path, name, capsys):
   assert (work / "predictions.json").is_file() == (PROTOCOLS[name][0] != "coco")
 
 
+def test_perplexity_of_real_pairs(tiny, tmp_path):
+  data = official_files.coco(tmp_path / "data")
+  flat = {}
+  for docs in (0, 2):
+    work = tmp_path / f"docs{docs}"
+    assert cli.main(["eval", "run", "--gin_file=configs/evaluation/coco_30k.gin", f"--checkpoint={tiny}/model",
+                     f"--index={tiny}/index", f"--workdir={work}", f"--gin.coco={data}", "--gin.CocoPrompts.count=4",
+                     "--gin.Protocol.metric=perplexity", f"--gin.Protocol.docs={docs}"]) == 0
+    flat[docs] = result = json.loads((work / "result.json").read_text())
+    rows = lines(work / "generations" / "00000-of-00001.jsonl")
+    nats = sum(row["image_nats"] for row in rows) / sum(row["image_tokens"] for row in rows)
+    assert result["image_nats_per_token"] == pytest.approx(nats) and result["image_perplexity"] == pytest.approx(np.exp(nats))
+    assert {row["image_tokens"] for row in rows} == {tiny_workdir.LAYOUT.image_tokens}
+    assert {len(row["retrieved"]) for row in rows} == {docs}
+    assert (work / "report" / "index.html").is_file() and not (work / "predictions.json").exists()
+  assert flat[0]["image_perplexity"] != flat[2]["image_perplexity"]  # documents are read
+
+
 def test_written_predictions_score_the_same_by_the_file_commands(tiny, tmp_path):
   """What is handed in to others is what was scored here."""
   for name, maker, kind, references in (
