@@ -4,7 +4,6 @@ A cache folder holds
 
     sets/<key>.npy          float32[N, D], a finished folder's features, read as a memory map
     parts/<key>/00000.npy   what is done of an unfinished folder, 256 pictures a file
-    chunks/<key>.npy        float32[n, D] of pictures that came as arrays
 
 A key is a SHA-256 over the network (key, weights, preprocessing) and the content of every picture, so nothing in
 the cache can be out of date, and all of it may be deleted at any time. Files are written under a temporary name and
@@ -21,7 +20,7 @@ from pathlib import Path
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import numpy as np
 
@@ -95,46 +94,6 @@ def features_of_files(paths: Sequence[Path], network: FeatureNetwork,
   return Features(features, hashes, key)
 
 
-def features_of_images(chunks: Iterable[np.ndarray], network: FeatureNetwork,
-                       cache: str | os.PathLike | None = None) -> np.ndarray:
-  """Features of pictures that are no files (cropped references, say), chunk by chunk.
-
-  Args:
-    chunks: uint8[n, H, W, 3] each. A chunk is known again by its pixels, so cut them at the same places each time.
-    cache: as in `features_of_folder`.
-
-  Returns:
-    float32[N, D], a read-only memory map of a file that is gone with it.
-
-  Raises:
-    InputError: features that are not finite; names the picture's number.
-  """
-  cache = Path(cache) if cache else default_cache()
-  warned = False
-  with _temporary() as folder:
-    path, count = folder / "features", 0
-    with open(path, "wb") as out:
-      for chunk in chunks:
-        chunk = np.ascontiguousarray(chunk)
-        key = _key(identity(network), str(chunk.shape), hashlib.sha256(chunk).hexdigest())
-        name = cache / "chunks" / f"{key}.npy"
-        features = _read(name, (len(chunk), network.dim))
-        if features is None:
-          features = network.features(chunk)
-          _check_finite(features, lambda row, before=count: f"picture {before + row}")
-          try:
-            _write(name, features)
-          except OSError as error:
-            if not warned:
-              _say_unwritable(cache, error)
-            warned = True
-        out.write(np.ascontiguousarray(features).tobytes())
-        count += len(chunk)
-    if not count:
-      return np.zeros((0, network.dim), np.float32)
-    return np.memmap(path, np.float32, "r", shape=(count, network.dim))  # lives on after its file's name is gone
-
-
 def rows_not_finite(features: np.ndarray) -> np.ndarray:
   """Numbers of the rows of features [N, D] that hold NaN or infinity."""
   return np.concatenate([np.zeros(0, np.int64)] + [
@@ -142,11 +101,11 @@ def rows_not_finite(features: np.ndarray) -> np.ndarray:
       for start in range(0, len(features), _BLOCK)])
 
 
-def _check_finite(features: np.ndarray, name: Callable[[int], object]) -> None:
-  """Raises InputError where a row is not finite. `name`: row number → what the message calls it."""
+def _check_finite(features: np.ndarray, paths: Sequence[Path]) -> None:
+  """Raises InputError where a picture's row is not finite."""
   bad = rows_not_finite(features)
   if len(bad):
-    raise InputError(f"{name(bad[0])}: its features are NaN or infinite ({len(bad)} such pictures of the "
+    raise InputError(f"{paths[bad[0]]}: its features are NaN or infinite ({len(bad)} such pictures of the "
                      f"{len(features)} looked at); are the weights whole?")
 
 
@@ -171,7 +130,7 @@ def _fill(cache: Path, key: str, paths: list[Path], network: FeatureNetwork) -> 
       name = parts / f"{start // images.CHUNK:05}.npy"
       if _read(name, (len(some), network.dim)) is None:
         features = network.features(images.read_chunk(some, first.shape, paths[0]))
-        _check_finite(features, lambda row, some=some: some[row])
+        _check_finite(features, some)
         _write(name, features)
       bar.update(len(some))
 
@@ -216,14 +175,10 @@ def _write(path: Path, content) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def _say_unwritable(cache: Path, error: OSError) -> None:
+def _without(cache: Path, error: OSError, fill: Callable[[Path], np.ndarray]) -> np.ndarray:
+  """Fills a temporary folder instead, and says so."""
   print(f"note: the cache {cache} cannot be written ({error.strerror or error}): these features are not kept; "
         f"--cache=D or {VARIABLE} names another folder", file=sys.stderr)
-
-
-def _without(cache: Path, error: OSError, fill) -> np.ndarray:
-  """Fills a temporary folder instead."""
-  _say_unwritable(cache, error)
   with _temporary() as folder:
     return fill(folder)
 

@@ -117,21 +117,7 @@ def test_a_cache_that_cannot_be_written_is_not_fatal(folder, pictures, tmp_path,
   (tmp_path / "file").write_text("in the way")  # a folder without write permission would not stop root
   found = feature_store.features_of_folder(folder, network(), tmp_path / "file" / "cache")
   np.testing.assert_allclose(found.features, pictures.mean((1, 2)), rtol=1e-5)
-  assert "cannot be written" in capsys.readouterr().err
-  found = feature_store.features_of_images([pictures[:4], pictures[4:]], network(), tmp_path / "file" / "cache")
-  np.testing.assert_allclose(found, pictures.mean((1, 2)), rtol=1e-5)
   assert capsys.readouterr().err.count("cannot be written") == 1
-
-
-def test_pictures_that_are_no_files(pictures, tmp_path):
-  net = network()
-  chunks = lambda: iter([pictures[:4], pictures[4:8], pictures[8:]])
-  first = feature_store.features_of_images(chunks(), net, tmp_path)
-  np.testing.assert_allclose(first, pictures.mean((1, 2)), rtol=1e-5)
-  second = feature_store.features_of_images(chunks(), net, tmp_path)
-  np.testing.assert_array_equal(first, second)
-  assert net.seen == 10 and isinstance(second, np.memmap)
-  assert feature_store.features_of_images([], net, tmp_path).shape == (0, 3)
 
 
 def test_features_that_are_not_finite_name_the_picture_and_are_not_kept(folder, pictures, tmp_path):
@@ -141,8 +127,6 @@ def test_features_that_are_not_finite_name_the_picture_and_are_not_kept(folder, 
   net = network(function=function)
   with pytest.raises(InputError, match="005.png: its features are NaN or infinite"):
     feature_store.features_of_folder(folder, net, tmp_path / "cache")
-  with pytest.raises(InputError, match="picture 5: its features are NaN or infinite"):
-    feature_store.features_of_images([pictures[:4], pictures[4:]], net, tmp_path / "cache")
   assert not list((tmp_path / "cache").glob("sets/*"))
 
 
