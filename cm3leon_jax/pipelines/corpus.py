@@ -32,11 +32,11 @@ from cm3leon_jax.datasets.corpora.raw import Raw, kept
 from cm3leon_jax.datasets.splits import stable_fraction
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.pipelines import shards
-from cm3leon_jax.pipelines.corpus_card import quantiles
 
 _DIGEST = 16  # bytes
 _ID, _PICTURE = "duplicate_id", "duplicate_picture"
 _MOST_WORDS = 256
+QUANTILES = {"least": 0, "median": 0.5, "95 %": 0.95, "most": 1}
 
 
 def make(folder: str | os.PathLike, corpus: Corpus, pixels: int, beam_options: Sequence[str] = ()) -> Path:
@@ -86,6 +86,8 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
   """Keeps a folder that was begun with the same plan, and empties one of another."""
   path, text = folder / "plan.json", json.dumps(plan, sort_keys=True)
   if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if path.is_file():
+      print(f"  corpus: {folder} was begun with other settings or other shards; begins anew", file=sys.stderr)
     for stale in (*pairs.SPLITS, "prepared", "rejects"):
       shutil.rmtree(folder / stale, ignore_errors=True)
     for name in (*pairs.SPLITS, "prepared", "rejects"):
@@ -252,6 +254,16 @@ def _gather(job: Job) -> dict[str, Any]:
       splits[name].append(divided[name])
   return {"read": read, "splits": splits, "count": sum(map(sum, splits.values())), "rejects": dict(sorted(rejects.items())),
           "notes": dict(sorted(notes.items())), "caption_words": quantiles(words)}
+
+
+def quantiles(numbers: collections.Counter) -> dict[str, int]:
+  """Of a count of each number; empty for none."""
+  if not numbers:
+    return {}
+  values, counts = np.array(sorted(numbers.items())).T
+  places = np.cumsum(counts)
+  at = lambda q: int(values[np.searchsorted(places, max(1, np.ceil(q * places[-1])))])
+  return {name: at(q) for name, q in QUANTILES.items()}
 
 
 def _tell(fields: dict[str, Any], folder: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from cm3leon_jax import manifest
 from cm3leon_jax.datasets import pairs, pictures, reader
 from cm3leon_jax.datasets.corpora.corpus import REJECTS
+from cm3leon_jax.pipelines.corpus import QUANTILES, quantiles
 from cm3leon_jax.retrieval import sheet
 
 SHOWN = 36  # pictures on the sheet
@@ -102,19 +103,6 @@ def _captions(folder: Path, about: dict, sizes: dict[str, int]) -> str:
     measured = _spread(folder, about["pixels"], sizes, _ASKED)
     words, of = quantiles(collections.Counter(len(p["caption"].split()) for p in measured)), f", of {len(measured):,} captions"
   return f"## Captions\nWords{of}: " + ", ".join(f"{name} {words[name]}" for name in QUANTILES if name in words) + "."
-
-
-QUANTILES = {"least": 0, "median": 0.5, "95 %": 0.95, "most": 1}
-
-
-def quantiles(numbers: collections.Counter) -> dict[str, int]:
-  """Of a count of each number; empty for none."""
-  if not numbers:
-    return {}
-  values, counts = np.array(sorted(numbers.items())).T
-  places = np.cumsum(counts)
-  at = lambda q: int(values[np.searchsorted(places, max(1, np.ceil(q * places[-1])))])
-  return {name: at(q) for name, q in QUANTILES.items()}
 
 
 def _made(about: dict) -> str:

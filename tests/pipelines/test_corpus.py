@@ -203,6 +203,50 @@ def test_kill_9_and_only_missing_shards_are_made(tmp_path):
   assert hashes(pipeline.make(tmp_path / "out", Corpus(Slowly(tars), most_rejects=1.0), PIXELS)) == hashes(whole)
 
 
+@pytest.mark.slow
+def test_killed_at_any_rename_it_goes_on(tmp_path):
+  """Every file appears by a rename: killed before each of them in turn, a second run ends with the same bytes."""
+  same = corpus_files.good(3)
+  tars = source(tmp_path, [*same, *corpus_files.bad()], [("a", *same[0][1:]), *same[1:]], corpus_files.good(3, 50))
+  script = tmp_path / "script.py"
+  script.write_text(f"""
+import os, signal, sys
+from pathlib import Path
+from cm3leon_jax.datasets.corpora.corpus import Corpus
+from cm3leon_jax.datasets.corpora.webdataset import WebDataset
+from cm3leon_jax.pipelines import corpus as pipeline
+assert "tensorflow" not in sys.modules  # so that a fork is safe
+made, rename, seen = Corpus({tars!r}, most_rejects=1.0, held_out=0.4), Path.replace, []
+def killing(at):
+  def replace(self, to):
+    seen.append(to)
+    if len(seen) == at:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, to)
+  return replace
+def child(folder, at):
+  pid = os.fork()
+  if not pid:
+    Path.replace = killing(at)
+    pipeline.make(folder, made, 32)
+    os._exit(0)
+  return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert child({str(tmp_path / 'whole')!r}, 0) == 0
+for at in range(1, 99):
+  folder = Path({str(tmp_path)!r}) / f"killed_{{at}}"
+  if child(folder, at) == 0:
+    break
+  assert not (folder / "manifest.json").exists()
+  assert child(folder, 0) == 0
+print(at - 1)
+""")
+  done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+  renames = int(done.stdout)
+  assert renames == 3 * 4 + 2 + 3 * 4 + 1  # prepare, fallen ids and pictures of a shard each, divide, the manifest
+  for at in range(1, renames + 1):
+    assert hashes(tmp_path / f"killed_{at}") == hashes(tmp_path / "whole")
+
+
 def test_through_gin_and_the_pipelines(tmp_path):
   rows = corpus_files.good(12)
   corpus_files.write_tars(tmp_path / "tars", [rows])

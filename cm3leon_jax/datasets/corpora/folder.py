@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,13 @@ from cm3leon_jax.errors import InputError
 CAPTIONS = ("sidecar", "name", "folder_and_name")
 _WORDS = re.compile(r"[\W_]+")
 _COUNTER = re.compile(r"(?:^|[\W_])\d{1,3}$")  # the `02` of `red_hat_02`
+
+
+@functools.lru_cache(4)
+def _listed(folder: str) -> list[str]:
+  """Paths of the pictures below a folder, from it; listed once a worker, not once a shard."""
+  return sorted(os.path.relpath(os.path.join(path, name), folder) for path, _, names in os.walk(folder, followlinks=True)
+                for name in names if name.lower().endswith(raw.PICTURE_SUFFIXES) and not name.startswith("."))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +43,19 @@ class ImageFolder:
   suffix: str = ".txt"
   shard_files: int = 1000
 
-  def _files(self) -> list[str]:
+  def shards(self) -> list[str]:
     if self.captions not in CAPTIONS:
       raise InputError(f"ImageFolder.captions={self.captions!r}: known are {', '.join(CAPTIONS)}")
     if not os.path.isdir(self.folder):
       raise InputError(f"{self.folder}: no such folder of pictures (ImageFolder.folder)")
-    found = [os.path.relpath(os.path.join(path, name), self.folder) for path, _, names in os.walk(self.folder, followlinks=True)
-             for name in names if name.lower().endswith(raw.PICTURE_SUFFIXES) and not name.startswith(".")]
-    if not found:
+    _listed.cache_clear()
+    if not _listed(self.folder):
       raise InputError(f"{self.folder}: no picture in it ({', '.join(raw.PICTURE_SUFFIXES)})")
-    return sorted(found)
-
-  def shards(self) -> list[str]:
-    return raw.ranges(self.folder, len(self._files()), self.shard_files)
+    return raw.ranges(self.folder, len(_listed(self.folder)), self.shard_files)
 
   def read(self, shard: str) -> Iterator[Raw]:
     _, begin, end = raw.split_range(shard)
-    for name in self._files()[begin:end]:
+    for name in _listed(self.folder)[begin:end]:
       path = Path(self.folder) / name
       image, problem = raw.picture_bytes(path)
       yield Raw(os.fsencode(name).decode("utf-8", "backslashreplace"), image, self._caption(path, name), {}, problem)
