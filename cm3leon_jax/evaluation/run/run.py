@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 from pathlib import Path
+import shlex
 import sys
 import time
 from typing import Callable, Iterator, Mapping
@@ -88,7 +89,10 @@ def _run(protocol: Protocol, checkpoint: str, workdir: Path, operative: Callable
   description = describe(protocol, model, about, network, encoder, excluded)
   protocols.fix(workdir, description)
   if not process:
-    (workdir / "operative.gin").write_text(operative(), encoding="utf-8")
+    command = {"gin_file": workdir.absolute() / "operative.gin", "checkpoint": os.path.abspath(checkpoint),
+               **({"index": model.retriever.folder.absolute()} if protocol.docs else {}), "workdir": "ANOTHER_FOLDER"}
+    command = shlex.join(f"--{name}={value}" for name, value in command.items())
+    (workdir / "operative.gin").write_text(f"# Run: cm3leon eval run {command}\n{operative()}", encoding="utf-8")
   generation.run(workdir, protocol, model, about, process, processes)
   if process:
     return {}

@@ -64,7 +64,10 @@ def test_shipped_protocol(tiny, tmp_path, name, capsys):
   assert [row["number"] for row in lines(work / "per_item.jsonl")] == list(range(flat["count"]))
   protocol = result["protocol"]
   assert protocol["items"]["count"] == flat["count"] and protocol["name"] == name
+  first = (work / "operative.gin").read_text().splitlines()[0]
+  assert first.startswith(f"# Run: cm3leon eval run --gin_file={work}/operative.gin --checkpoint={tiny}/model")
   if name == "coco_30k_docs2":
+    assert f"--index={tiny}/index" in first and protocol["exclude"] is True
     assert {len(row["retrieved"]) for row in rows} == {2} and {len(row["candidates"]) for row in rows} == {2}
     assert flat[f"{number}_rank0"] != flat[f"{number}_rank1"]
     assert "fid" not in flat, "numbers from another network must not be called FID"
