@@ -187,6 +187,10 @@ def add(sub):
   runs = {make.__name__.removeprefix("_"): make(kinds) for make in KINDS}
 
   def run(args) -> None:
+    from cm3leon_jax.evaluation import files
+
+    if args.json:
+      files.check_writable(args.json)
     for key, value in runs[args.kind](args).items():
       print(f"{key}\t{value}")
 

@@ -54,6 +54,17 @@ def write_json_once(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
     temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | os.PathLike) -> None:
+  """Raises InputError where a result cannot be written to `path`: better known before hours of computing than after."""
+  folder = Path(path).parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(f"{path}: its folder cannot be made ({error.strerror})") from error
+  if Path(path).is_dir() or not os.access(folder, os.W_OK):
+    raise InputError(f"{path}: {'is a folder' if Path(path).is_dir() else 'its folder cannot be written to'}; name a file")
+
+
 def _written(path: str | os.PathLike, result: Mapping[str, Any]) -> Path:
   """The result in a file of its own beside `path`: no other process writes to that one."""
   path = Path(path)

@@ -90,6 +90,8 @@ def test_no_command_is_left_out():
     ("eval captions --predictions=answers.json --references=captions.json", "are not of the form"),
     ("eval fid --generated=pictures --reference=nowhere --weights=efficientnet-lite0", "nowhere: no such file"),
     ("eval vqa --predictions=results.json --references=annotations.json", "are not of the form"),
+    ("eval vqa --predictions=answers.json --references=annotations.json --json=answers.json/x.json", "its folder cannot be made"),
+    ("eval vqa --predictions=answers.json --references=annotations.json --json=pictures", "pictures: is a folder; name a file"),
 ])
 def test_a_wrong_file_is_one_sentence_and_exit_code_1(files, capsys, command, says):
   assert cli.main(command.split()) == 1
