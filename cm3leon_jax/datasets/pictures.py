@@ -54,7 +54,8 @@ class Preparation:
   Attributes:
     pixels: side of the square.
     min_side: pixels that the short side has at least; smaller pictures are rejected.
-    max_pixels: pixels in all, looked at before any is decoded; larger pictures are rejected.
+    max_pixels: pixels in all, looked at before any is decoded; larger pictures are rejected. Pillow itself reads no more than
+      179 million.
     max_aspect: long side ÷ short side; the crop of a longer picture would show little of it. 0: no limit.
   """
 
