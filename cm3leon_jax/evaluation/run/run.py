@@ -51,8 +51,7 @@ def run(protocol: Protocol, checkpoint: str, workdir: str | os.PathLike, *, oper
   if not 0 <= process < processes:
     raise InputError(f"--process_id={process} must lie in 0..{processes - 1} (--num_processes={processes})")
   workdir = Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise InputError(f"--workdir={workdir}: is no folder")
+  files.check_writable(workdir / RESULT)
   with _telling(workdir, process, processes):
     return _run(protocol, checkpoint, workdir, operative, index, process, processes, allow_missing)
 

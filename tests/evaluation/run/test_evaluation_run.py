@@ -182,6 +182,8 @@ def test_missing_pictures_and_bad_items_are_told(tiny, tmp_path, capsys):
   questions = json.loads(next(data.rglob("v2_OpenEnded_*val2014*.json")).read_text())["questions"]
   picture, = data.rglob(f"*_{questions[0]['image_id']:012d}.jpg")
   whole = picture.read_bytes()
+  assert cli.main(arguments(tiny, "vqa2", picture, data)) == 1
+  assert "result.json: its folder cannot be made (File exists)" in capsys.readouterr().err
   picture.unlink()
   assert cli.main(arguments(tiny, "vqa2", tmp_path / "work", data)) == 1
   assert "pictures are not there" in capsys.readouterr().err and not (tmp_path / "work" / "generations").exists()
