@@ -36,6 +36,12 @@ MOST_ASIDE, FEW_ASIDE = 0.01, 10
 
 
 @functools.lru_cache(1)
+def _read(set_: str, split: str, folders: tuple[tuple[str, str], ...]) -> sources.Read:
+  """Once a process: the one that plans and its workers are often the same."""
+  return sources.read(set_, split, dict(folders))
+
+
+@functools.lru_cache(1)
 def _tokenizer(folder: str, weights: str) -> ImageTokenizer:
   """Loaded and compiled once a process for all sets; `weights`: their hash, so that another one is not taken for it."""
   del weights
@@ -48,14 +54,14 @@ class ExamplesJob:
 
   set: str
   split: str
-  folders: Mapping[str, str]
+  folders: tuple[tuple[str, str], ...]
   image_folder: str
   image_weights: str
   folder: str
 
   def setup(self) -> None:
     self._image = _tokenizer(self.image_folder, self.image_weights)
-    self._examples = sources.read(self.set, self.split, self.folders).examples
+    self._examples = _read(self.set, self.split, self.folders).examples
 
   def records(self, shard: int, num_shards: int) -> Iterator[records.Record]:
     begin, end = shards.bounds(len(self._examples), shard, num_shards)
@@ -104,11 +110,13 @@ def examples(set_: str, split: str, folder: str | os.PathLike, *, folders: Mappi
   Raises:
     InputError: a set is missing or broken, or too many of its pictures are.
   """
-  found = sources.read(set_, split, folders)
+  _read.cache_clear()  # files may have been mended since
+  where = tuple(sorted((name, str(path)) for name, path in folders.items()))
+  found = _read(set_, split, where)
   image = _tokenizer(str(image_tokenizer), manifests.read(image_tokenizer, IMAGE_KIND)["weights"])
   folder, num_shards = Path(folder), min(num_shards, len(found.examples))
   left_out = {reason: n for reason, n in sorted(found.left_out.items()) if n}
-  job = ExamplesJob(set_, split, dict(folders), str(image_tokenizer), image.fingerprint, str(folder))
+  job = ExamplesJob(set_, split, where, str(image_tokenizer), image.fingerprint, str(folder))
   fields = {"set": set_, "split": split, "image_tokenizer": image.fingerprint, "image_tokens": image.image_tokens,
             "image_size": image.image_size, "codebook_size": image.codebook_size, "left_out": left_out}
   shards.run(job, folder, KIND, num_shards, fields, beam_options)

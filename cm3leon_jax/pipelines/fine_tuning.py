@@ -161,14 +161,19 @@ class FineTuning:
     base, skipped = self.base, [n for n in self.wanted if n not in shares]
     common = {"vocabulary": base.vocabulary, "layout": base.layout, "length": base.window_length, "seed": base.seed}
     folder = workdir / "windows" / self.name
-    if not manifest.exists(folder):
+    drawn_by = {"task": self.name, "epochs": base.epochs, "shares": shares, "skipped": skipped,
+                "options": dataclasses.asdict(self.options)}
+    if manifest.exists(folder):
+      found = manifest.read(folder, "windows")
+      if other := [key for key, value in drawn_by.items() if found.get(key) != value]:
+        raise InputError(f"{folder}: made of another mixture (its {', '.join(other)} differ): remove it and the folders "
+                         f"{self.name}_… beside it, or give this mixture another SFT.name")
+    else:
       count = base.epochs * seqio_adapter.size(self.name, sources.TRAIN)
       drawn = seqio_adapter.examples(self.name, sources.TRAIN, seed=base.seed, epochs=base.epochs)
       bar = tqdm(drawn, total=count, desc=f"windows/{self.name}", unit=" samples", file=sys.stderr, mininterval=1)
-      made = windows.write_samples(
-          bar, folder, reserve=base.mask_reserve, packing_mode=base.packing, shards=max(base.num_shards, 1),
-          about={"task": self.name, "epochs": base.epochs, "shares": shares, "skipped": skipped,
-                 "options": dataclasses.asdict(self.options)}, **common)
+      made = windows.write_samples(bar, folder, reserve=base.mask_reserve, packing_mode=base.packing, about=drawn_by,
+                                   shards=base.num_shards, **common)
       print(f"  windows/{self.name}: {made['count']:,} windows, {made['tokens']:,} tokens, {made['wasted']:.1%} padding"
             + (f"; without {', '.join(skipped)}" if skipped else ""), file=sys.stderr)
     for name in shares:

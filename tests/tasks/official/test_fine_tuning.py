@@ -207,6 +207,9 @@ def test_the_mixture_is_trained_on_as_written(made):
   few.run("mixture", workdir)
   about = manifest.read(workdir / "windows/two", "windows")
   assert about["shares"] == {"vqa2": 0.75, "canny": 0.25} and about["samples"] == 6 + 19 and about["answers"]
+  few.run("mixture", workdir)  # all there
+  with pytest.raises(InputError, match=r"windows/two: made of another mixture \(its shares differ\)"):
+    dataclasses.replace(few, rates={"vqa2": 1.0, "canny": 1.0}).run("mixture", workdir)
   source = windows_lib.WindowSource(workdir / "windows/two", batch_size=2, objective=CM3Objective(max_spans=4))
   assert source.batch(0)["inputs"].shape == (2, 512)
   assert manifest.exists(workdir / "windows/two_vqa2") and manifest.exists(workdir / "windows/two_canny")
@@ -217,7 +220,7 @@ def test_masked_answers_are_counted(made, probability):
   """The answer rule masks with its probability; other spans mask an answer as a whole now and then."""
   workdir, _, _, text = made
   tasks.register(workdir, VOCABULARY, LAYOUT, text, ["vqa2"])
-  samples = [s for epoch in range(60) for s in seqio_adapter.examples("vqa2", "train", seed=epoch)]
+  samples = list(seqio_adapter.examples("vqa2", "train", epochs=60))
   objective = CM3Objective(max_spans=4, rate=0.0, answer_mask_probability=probability)  # no other span
   whole, having = summary.masked_answers(VOCABULARY, inspect.mask_samples(objective, VOCABULARY, LAYOUT, samples, 0), samples)
   assert having == len(samples) == 360
