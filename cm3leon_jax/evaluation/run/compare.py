@@ -117,7 +117,7 @@ def measure(paths: Sequence[str | os.PathLike]) -> Comparison:
   runs = tuple(page_data.load(path, items=False) for path in paths)
   first, others = runs[0], runs[1:]
   differs = tuple((field, a, b, letter) for run, letter in zip(others, string.ascii_uppercase[1:])
-                  for field, a, b in differences(first.protocol, run.protocol, MODEL_FIELDS))
+                  for field, a, b in differences(_fixed(first), _fixed(run), MODEL_FIELDS))
   shared = [key for key in page_numbers.keys(first)
             if not page_numbers.is_count(first, key) and all(page_data.number(run.numbers.get(key)) is not None for run in others)]
   rows = tuple(Row(key, tuple(run.interval(key) for run in runs), tuple(_change(key, first, run) for run in others))
@@ -127,6 +127,11 @@ def measure(paths: Sequence[str | os.PathLike]) -> Comparison:
     before, after = first.scores(), runs[-1].scores()
     changes = {id: after[id] - before[id] for id in before if id in after}
   return Comparison(runs, differs, rows, _categories(runs), changes)
+
+
+def _fixed(run: Run) -> dict[str, Any]:
+  """What must be equal: the protocol, and which share of its items was scored."""
+  return {**run.protocol, "share_scored": run.numbers.get("share_scored", 1)}
 
 
 def _change(key: str, first: Run, other: Run) -> Interval:

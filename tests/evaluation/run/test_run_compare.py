@@ -69,6 +69,16 @@ def test_half_samples_in_the_results_give_a_distance_its_interval(tmp_path):
   assert [found[f"fd_efficientnet_lite0/b_minus_a{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(expected))
 
 
+def test_a_part_of_the_items_is_not_compared_with_all(tmp_path, capsys):
+  runs = [eval_workdir.make(tmp_path / name, "captions", count=9, checkpoint=name) for name in "ab"]
+  result = json.loads((runs[1] / "result.json").read_text())
+  (runs[1] / "result.json").write_text(json.dumps(result | {"share_scored": 0.5}))
+  with pytest.raises(InputError, match="they differ in share_scored"):
+    compare.compare(runs)
+  assert "share_scored\t1.0\tB: 0.5" in capsys.readouterr().out
+  assert compare.compare(runs, force=True)["differs/share_scored/b"] == 0.5
+
+
 def test_only_items_of_both_are_paired(tmp_path):
   a, b = (eval_workdir.make(tmp_path / name, "captions", count=9, checkpoint=name) for name in "ab")
   lines = (b / "per_item.jsonl").read_text().splitlines(keepends=True)
