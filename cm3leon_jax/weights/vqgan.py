@@ -1,12 +1,11 @@
 """VQGANs of the taming-transformers layout (CompVis f = 8 and 16, Chameleon's `vqgan.ckpt`) → an image tokenizer's folder.
 
-The network in models/vqgan.py is the same one, block by block; a torch convolution stores [out, in, h, w], ours
-[h, w, in, out], and the 1×1 convolutions of an attention block are matrices here. Weights are kept in float32, as codes
+The network in models/vqgan.py is the same one, block by block; the 1×1 convolutions of an attention block are matrices
+here. Weights are kept in float32, as codes
 near a border between two entries depend on the last digits.
 """
 
 import os
-from pathlib import Path
 import re
 from typing import Mapping
 
@@ -18,7 +17,7 @@ import numpy as np
 from cm3leon_jax.errors import InputError
 from cm3leon_jax.models.vqgan import VQGAN, VQGANConfig
 from cm3leon_jax.tokenizers.image import ImageTokenizer
-from cm3leon_jax.weights import blocks, names, partial, safetensors_file, torch_file
+from cm3leon_jax.weights import blocks, partial, state as state_file
 
 CODEBOOK = "quantize.embedding.weight"
 _NOT_THE_NETWORK = ("loss.", "model_ema.", "discriminator.")  # what training kept beside it
@@ -43,32 +42,14 @@ def import_vqgan(source: str, out: str, image_size: int = 256) -> dict:
     InputError: no such file, another network, or `out` is there already.
   """
   partial.check_free(out)
-  state = _read(Path(source))
+  state = state_file.read(source, _PREFIXES)
+  state = {name: x for name, x in state.items() if not name.startswith(_NOT_THE_NETWORK)}
   config = _geometry(state, source, image_size)
   tokenizer = ImageTokenizer(config, _parameters(state, config, source))
   digest = blocks.sha256(source)
   tokenizer.save(out, dtype=np.float32, source={os.path.basename(source): digest})
   return {"image_size": config.image_size, "image_tokens": tokenizer.image_tokens, "codebook_size": config.codebook_size,
           "pixels_a_code": config.cell, "sha256": digest}
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-  """Public name → array, without what is not the network."""
-  if not path.is_file():
-    raise InputError(f"{path}: no such file")
-  if path.suffix == ".safetensors":
-    state = {name: entry.read() for name, entry in safetensors_file.read_header(path).items()}
-  else:
-    state = torch_file.load(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-      state = state["state_dict"]
-  if not isinstance(state, dict) or not all(isinstance(k, str) for k in state):
-    raise InputError(f"{path}: holds no named tensors")
-  for prefix in _PREFIXES:
-    if any(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
-  return {name: x for name, x in state.items()
-          if isinstance(x, np.ndarray) and not name.startswith(_NOT_THE_NETWORK)}
 
 
 def _geometry(state: Mapping[str, np.ndarray], where: str, image_size: int) -> VQGANConfig:
@@ -121,19 +102,4 @@ def _parameters(state: Mapping[str, np.ndarray], config: VQGANConfig, where: str
   image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
   ours = jax.eval_shape(lambda x: VQGAN(config).init(jax.random.key(0), x)["params"], image)
   ours = {name: x.shape for name, x in traverse_util.flatten_dict(ours, sep="/").items()}
-  names.check({_public_name(name): _public_shape(name, shape) for name, shape in ours.items()},
-              {name: (x.dtype, x.shape) for name, x in state.items()}, where)
-  flat = {}
-  for name, shape in ours.items():
-    array = state[_public_name(name)].astype(np.float32)
-    if not np.isfinite(array).all():
-      raise InputError(f"{where}: {_public_name(name)} holds NaN or infinity; get the file again")
-    flat[name] = array.transpose(2, 3, 1, 0).reshape(shape) if name.endswith("kernel") else array
-  return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _public_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  if not name.endswith("kernel"):
-    return shape
-  *window, inputs, outputs = shape
-  return (outputs, inputs, *(window or (1, 1)))
+  return state_file.parameters(state, {name: _public_name(name) for name in ours}, ours, where)

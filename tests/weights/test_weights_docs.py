@@ -15,8 +15,9 @@ import pytest
 import random_model
 
 from cm3leon_jax import cli
+from cm3leon_jax.models.lpips import LPIPS
 from cm3leon_jax.models.vqgan import VQGAN, VQGANConfig
-from cm3leon_jax.weights import exporter, opt, vqgan
+from cm3leon_jax.weights import exporter, lpips, opt, state as state_file, vqgan
 from cm3leon_jax.weights.chameleon_vocabulary import code_name
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
@@ -36,6 +37,7 @@ def folder(tmp_path, monkeypatch):
   pt.write(tmp_path / "cm3leon_metaseq" / "reshard-model_part-0.pt", {"model": state})
   codes_first(tmp_path / "chameleon-7b" / "config.json")
   write_vqgan(tmp_path / "vqgan.ckpt")
+  write_lpips(tmp_path / "vgg16.pth", tmp_path / "vgg.pth")
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / "heart.png")
   monkeypatch.chdir(tmp_path)
   return tmp_path
@@ -56,9 +58,24 @@ def write_vqgan(path):
   shapes = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512, 512, 3), np.float32))["params"]
   rng, state = np.random.default_rng(0), {}
   for name, x in traverse_util.flatten_dict(shapes, sep="/").items():
-    array = rng.normal(size=vqgan._public_shape(name, x.shape)).astype(np.float32)
+    array = rng.normal(size=state_file._public_shape(name, x.shape)).astype(np.float32)
     state[vqgan._public_name(name)] = pt.tensor(array)
   pt.write(path, {"state_dict": state, "epoch": 1})
+
+
+def write_lpips(vgg16, heads):
+  """VGG16's features as torchvision names them, and the package's heads."""
+  pictures = np.zeros((2, 1, 16, 16, 3), np.float32)
+  shapes = jax.eval_shape(LPIPS().init, jax.random.key(0), *pictures)["params"]
+  rng, features, linear = np.random.default_rng(0), {}, {}
+  for name, x in traverse_util.flatten_dict(shapes, sep="/").items():
+    if name.startswith("head"):
+      linear[lpips._public_name(name)] = pt.tensor(np.ones((1, *x.shape, 1, 1), np.float32))
+    else:
+      array = 0.03 * rng.normal(size=state_file._public_shape(name, x.shape))
+      features[lpips._public_name(name)] = pt.tensor(array.astype(np.float32))
+  pt.write(vgg16, features)
+  pt.write(heads, linear)
 
 
 def commands() -> list[str]:
@@ -71,14 +88,18 @@ def commands() -> list[str]:
 def test_the_commands_and_the_python_run(folder):
   for command in commands():
     assert cli.main(command.split()[1:]) == 0, command
-  opt, chameleon = (textwrap.dedent(code) for code in re.findall(r"^ *```python\n(.*?)```", GUIDE, re.DOTALL | re.MULTILINE))
+  found = re.findall(r"^ *```python\n(.*?)```", GUIDE, re.DOTALL | re.MULTILINE)
+  opt_code, chameleon_code, lpips_code = map(textwrap.dedent, found)
   names = {}
-  exec(chameleon, names)
+  exec(chameleon_code, names)
   table = json.loads((folder / "chameleon" / "vocabulary_map.json").read_text())["names"]
   wanted = [table["<racm3:break>"], *(table[code_name(int(code))] for code in names["codes"][0]), table["<eoss>"]]
   assert names["public"].tolist() == wanted and len(set(wanted)) > 5 and names["seen"].shape == (1, 512, 512, 3)
+  names = {}
+  exec(lpips_code, names)
+  assert names["distances"].shape == (4,) and (names["distances"] > 0).all()
   pytest.importorskip("transformers")
   names = {}
-  exec(opt, names)
+  exec(opt_code, names)
   drawn = names["drawn"][0, len(names["prompt"].tokens):]
   assert len(drawn) == 4 and bool(names["vocabulary"].is_image(drawn).all())
