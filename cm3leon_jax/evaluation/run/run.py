@@ -180,10 +180,10 @@ def _wait(workdir: Path, count: int, processes: int) -> dict[int, dict]:
       break
     late = sorted({n % processes for n in missing})
     for process in late:
-      told = generation.part(workdir, process, processes).with_suffix(FAILED)
-      if told.is_file():
-        raise InputError(f"process {process} of {processes} failed: {told.read_text('utf-8').strip()}; start it and process "
-                         "0 again, what is there is not made twice")
+      with contextlib.suppress(FileNotFoundError):  # nothing failed
+        told = generation.part(workdir, process, processes).with_suffix(FAILED).read_text("utf-8").strip()
+        raise InputError(f"process {process} of {processes} failed: {told}; start it and process 0 again, what is there is "
+                         "not made twice")
     if time.monotonic() - said > 60:
       print(f"waiting for {len(missing)} of {count} items, of the processes {files.sample(late)}", file=sys.stderr)
       said = time.monotonic()
