@@ -21,7 +21,6 @@ from cm3leon_jax.evaluation.run import generate as generation
 from cm3leon_jax.evaluation.run import page, pairs, protocol as protocols, score, wording
 from cm3leon_jax.evaluation.run.protocol import Protocol
 from cm3leon_jax.retrieval.encoder import Encoder
-from cm3leon_jax.retriever import Retriever
 
 RESULT = "result.json"
 FAILED = ".failed"  # ending of the file that says why a process stopped
@@ -150,11 +149,11 @@ def describe(protocol: Protocol, model: api.Model, about: Mapping, network, enco
       "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint} if encoder else None}
 
 
-def _index_hash(retriever: Retriever) -> str:
+def _index_hash(retriever: api.Retriever) -> str:
   return manifest.hash_file(retriever.folder / manifest.FILE_NAME)
 
 
-def _exclusions(workdir: Path, protocol: Protocol, retriever: Retriever) -> contamination.Exclusions:
+def _exclusions(workdir: Path, protocol: Protocol, retriever: api.Retriever) -> contamination.Exclusions:
   """What retrieval leaves out. The first process to know writes it to W, and all keep to that: looking takes as long as
   reading all documents, and pictures that are nearly alike may be told apart differently on another device."""
   made_of = hashlib.sha256(f"{items_lib.digest(protocol.items)} {_index_hash(retriever)}".encode()).hexdigest()[:16]
