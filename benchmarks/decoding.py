@@ -8,9 +8,8 @@ prompt is read before the clock starts to count tokens (a run of one token is su
     python benchmarks/decoding.py --shape=demo --threads=2
     python benchmarks/decoding.py --shape=350m --threads=1 2 --candidates=1 8 --tokens=32
 
-With --options, instead, the engine's options take turns with plain decoding: time and CPU time of one forward pass, and
-bytes of the weights. Random weights say nothing about how many tokens a Jacobi pass settles; --passes draws pictures with
-the shipped demo model for that.
+With --options, instead, windows of Jacobi decoding take turns with plain decoding: time and CPU time of one forward pass.
+Random weights say nothing about how many tokens a pass settles; --passes draws pictures with the shipped demo model for that.
 
     python benchmarks/decoding.py --shape=350m --threads=2 --candidates=1 --tokens=15 --options
     python benchmarks/decoding.py --passes
@@ -32,7 +31,7 @@ SHAPES = {"demo": (5, 192, 3, 2048, 1024), "350m": (24, 1024, 16, 56_320, 8192)}
 
 
 def ours(shape, candidates: int, guidance: bool, temperature: float = 1.0, **options):
-  """(engine, a function that decodes so many tokens of each candidate and gives the engine's output)."""
+  """A function that decodes so many tokens of each candidate, and gives the engine's output."""
   import jax
   import numpy as np
 
@@ -60,7 +59,7 @@ def ours(shape, candidates: int, guidance: bool, temperature: float = 1.0, **opt
     sampling = Sampling(guidance=3.0 if guidance else 1.0, temperature=temperature, top_p=1.0)
     return engine.generate([Request(streams, sampling, 0, candidates)])[0]
 
-  return engine, decode
+  return decode
 
 
 def shortened(prompt, tokens: int):
@@ -96,7 +95,7 @@ def theirs(shape, candidates: int, threads: int, guidance: bool):
 
 def measure(shape_name: str, threads: int, candidates: int, tokens: int, rounds: int, guidance: bool) -> dict:
   """Tokens/s a side, in this process, which may use `threads` cores only."""
-  sides = {"cm3leon_jax": ours(SHAPES[shape_name], candidates, guidance)[1],
+  sides = {"cm3leon_jax": ours(SHAPES[shape_name], candidates, guidance),
            "transformers": theirs(SHAPES[shape_name], candidates, threads, guidance)}
   best = {name: [float("inf")] * 2 for name in sides}
   lengths = (1, 1 + tokens)
@@ -112,20 +111,18 @@ def measure(shape_name: str, threads: int, candidates: int, tokens: int, rounds:
   return {name: candidates * tokens / (whole - first) for name, (first, whole) in best.items()}
 
 
-OPTIONS = {"plain": {}, "jacobi 8": {"jacobi_window": 8}, "jacobi 16": {"jacobi_window": 16}, "int8": {"weights": "int8"}}
+OPTIONS = {"plain": {}, "jacobi 8": {"jacobi_window": 8}, "jacobi 16": {"jacobi_window": 16}}
 
 
 def measure_options(shape_name: str, candidates: int, tokens: int, rounds: int, guidance: bool) -> dict:
-  """An option → [seconds, CPU seconds of one forward pass, best turns; bytes of the layers' weights]."""
-  import jax
-
+  """An option → [seconds, CPU seconds of one forward pass, best turns; passes timed]."""
   # A temperature of 0.1 makes random weights choosy, so that guesses are mostly wrong and there are passes to time.
   sides = {name: ours(SHAPES[shape_name], candidates, guidance, 0.1, **options) for name, options in OPTIONS.items()}
   lengths = (1, 1 + tokens)
-  passes = {name: [int(decode(n).passes.max()) for n in lengths] for name, (_, decode) in sides.items()}  # and compiles
+  passes = {name: [int(decode(n).passes.max()) for n in lengths] for name, decode in sides.items()}  # and compiles
   best = {name: [[float("inf")] * 2 for _ in lengths] for name in sides}
   for _ in range(rounds):
-    for name, (_, decode) in sides.items():
+    for name, decode in sides.items():
       for i, n in enumerate(lengths):
         begin = time.perf_counter(), time.process_time()
         decode(n)
@@ -134,15 +131,12 @@ def measure_options(shape_name: str, candidates: int, tokens: int, rounds: int, 
   result = {}
   for name, (first, whole) in best.items():
     count = passes[name][1] - passes[name][0]
-    size = sum(x.nbytes for x in jax.tree.leaves(sides[name][0]._params["layers"]))
-    result[name] = [(b - a) / count for a, b in zip(first, whole)] + [size, count]
+    result[name] = [(b - a) / count for a, b in zip(first, whole)] + [count]
   return result
 
 
 def print_passes(windows=(4, 8, 16, 32), candidates: int = 4) -> None:
   """Forward passes a picture of the demo model, and how many pictures equal those of plain decoding."""
-  import dataclasses
-
   import numpy as np
 
   from cm3leon_jax import api
@@ -195,8 +189,8 @@ def main() -> None:
     return
   print(f"shape {args.shape}, float32, prompt of {PROMPT}, {args.tokens} tokens"
         f"{', guidance' if args.guidance else ''}; load average {os.getloadavg()[0]:.1f}")
-  print("| threads | candidates | option | ms a pass | × plain | CPU ms a pass | × plain | weights of layers, MB | passes timed |"
-        "\n|---|---|---|---|---|---|---|---|---|" if args.options else
+  print("| threads | candidates | option | ms a pass | × plain | CPU ms a pass | × plain | passes timed |"
+        "\n|---|---|---|---|---|---|---|---|" if args.options else
         "| threads | candidates | transformers, tokens/s | cm3leon_jax, tokens/s | ratio |\n|---|---|---|---|---|")
   for threads in args.threads:
     for candidates in args.candidates:
@@ -209,9 +203,9 @@ def main() -> None:
         sys.exit(out.stderr)
       rate = json.loads(out.stdout.splitlines()[-1])
       if args.options:
-        for name, (clock, cpu, size, count) in rate.items():
+        for name, (clock, cpu, count) in rate.items():
           print(f"| {threads} | {candidates} | {name} | {clock * 1e3:.1f} | {clock / rate['plain'][0]:.2f} | {cpu * 1e3:.1f} | "
-                f"{cpu / rate['plain'][1]:.2f} | {size / 1e6:,.0f} | {count} |", flush=True)
+                f"{cpu / rate['plain'][1]:.2f} | {count} |", flush=True)
         continue
       print(f"| {threads} | {candidates} | {rate['transformers']:,.0f} | {rate['cm3leon_jax']:,.0f} | "
             f"{rate['cm3leon_jax'] / rate['transformers']:.2f} |", flush=True)

@@ -103,10 +103,10 @@ class Model:
 
   def __init__(self, loaded, text: TextTokenizer, image: ImageTokenizer, open_encoder: Callable[[], Encoder],
                index: str | os.PathLike | None = None, exclude: Collection[str] = (), devices: Sequence[jax.Device] = (),
-               **options):
+               jacobi_window: int = 0):
     self.config, self.vocabulary, self.layout, params, self.meta = loaded
     self.text, self.image = text, image
-    self._engine = Engine(self.config, params, devices=devices, **options)
+    self._engine = Engine(self.config, params, devices=devices, jacobi_window=jacobi_window)
     self._open_encoder = open_encoder
     self._index, self._exclude = index, exclude
     if index:
@@ -258,7 +258,7 @@ class Model:
 
 def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
          tokenizers: str | os.PathLike | None = None, exclude: Collection[str] = (),
-         devices: Sequence[jax.Device] = (), **options) -> Model:
+         devices: Sequence[jax.Device] = (), jacobi_window: int = 0) -> Model:
   """Opens a run folder or a released checkpoint.
 
   Args:
@@ -268,7 +268,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
       `model.json` are looked for in the checkpoint, beside it, and among the shipped assets.
     exclude: ids of documents that retrieval never returns.
     devices: that share the jobs of a `run`, each with a copy of the model; by default JAX's first.
-    **options: of `decoding.engine.Engine`: jacobi_window=16 for several image tokens a pass, weights="int8".
+    jacobi_window: image tokens guessed and checked in one forward pass, at least 2; 0 = one token a pass.
 
   Raises:
     InputError: something is missing, or made by something else.
@@ -282,7 +282,7 @@ def load(checkpoint: str | os.PathLike, index: str | os.PathLike | None = None,
   text = find("text", "text_tokenizer", TextTokenizer.load)
   image = find("image", "image_tokenizer", ImageTokenizer.load)
   return Model(loaded, text, image, lambda: find("clip", "encoder", Encoder.load), index, exclude, devices,
-               **options)
+               jacobi_window)
 
 
 def default_sampling(task: str, candidates: int) -> Sampling:

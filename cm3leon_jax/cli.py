@@ -79,7 +79,6 @@ def _generate(sub) -> Run:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--jacobi", type=int, default=0, metavar="W",
                       help="guess and check W image tokens a forward pass, e.g. 16: the same pictures in fewer passes")
-  parser.add_argument("--weights", default="", choices=["", "int8"], help="int8: layers in a quarter of float32's memory")
   parser.add_argument("--out", required=True, metavar="D", help="folder for PNGs and generations.jsonl")
 
   def run(args):

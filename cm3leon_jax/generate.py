@@ -32,8 +32,7 @@ _BATCH = 256  # prompts laid out at a time
 
 def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: str = "", image: str = "",
              region: str = "", docs: int = 0, index: str = "", candidates: int = 1, guidance: float | None = None,
-             temperature: float | None = None, top_p: float | None = None, seed: int = 0, jacobi: int = 0,
-             weights: str = "") -> None:
+             temperature: float | None = None, top_p: float | None = None, seed: int = 0, jacobi: int = 0) -> None:
   """Generates for one text, or for each line of a file, and writes the folder `out`.
 
   Args:
@@ -50,7 +49,6 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
     guidance, temperature, top_p: None takes the task's default (`api.DEFAULTS`).
     seed: of the first prompt.
     jacobi: image tokens guessed and checked in one forward pass, at least 2; 0 = one token a pass.
-    weights: "int8" rounds the weights to a quarter of their memory.
 
   Raises:
     InputError: anything missing, unreadable or that does not fit.
@@ -71,10 +69,9 @@ def generate(checkpoint: str, task: str, out: str, *, text: str = "", prompts: s
   asked = {name: value for name, value in asked.items() if value is not None}
   sampling = dataclasses.replace(api.default_sampling(task, candidates), **asked)
   model = api.load(checkpoint, index=index or None, devices=jax.local_devices() if len(texts) > 1 else (),
-                   jacobi_window=jacobi, weights=weights)
+                   jacobi_window=jacobi)
   provenance = {"checkpoint": os.path.basename(os.path.abspath(checkpoint)),
-                "model": model_hash(checkpoint, model.meta), **({"jacobi": jacobi} if jacobi else {}),
-                **({"weights": weights} if weights else {})}
+                "model": model_hash(checkpoint, model.meta), **({"jacobi": jacobi} if jacobi else {})}
 
   def laid_out(start: int) -> list[api.Job]:
     ask = api.CAPTION_QUERY if task == "image_to_text" else ""

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from cm3leon_jax.decoding import continuations, program, quantize
+from cm3leon_jax.decoding import continuations, program
 from cm3leon_jax.decoding.prompts import Prompt
 from cm3leon_jax.decoding.rules import Sampling
 from cm3leon_jax.errors import InputError
@@ -70,7 +70,7 @@ class Engine:
   """Runs requests on one model."""
 
   def __init__(self, config: TransformerConfig, params: dict, cache_bytes: int = 2**30,
-               devices: Sequence[jax.Device] = (), jacobi_window: int = 0, weights: str = ""):
+               devices: Sequence[jax.Device] = (), jacobi_window: int = 0):
     """
     Args:
       config: of the model.
@@ -79,17 +79,12 @@ class Engine:
       devices: that share the requests, each with a copy of the model; by default JAX's first.
       jacobi_window: image tokens that are guessed and checked in one pass (see `jacobi`), at least 2; 0 = one
         token a pass. Texts are always written one token a pass.
-      weights: "int8" rounds the layers' weights (see `quantize`); "" leaves them as they are.
     """
-    if weights not in ("", "int8"):
-      raise InputError(f"weights={weights}: known are int8, and nothing for weights as they are")
     if jacobi_window < 0 or jacobi_window == 1:
       raise InputError(f"jacobi_window={jacobi_window}: give at least 2 tokens a pass, or 0 for none guessed")
     self.config = config
     self._window = jacobi_window
     self._params = program.unstacked(config, params)
-    if weights == "int8":
-      self._params = quantize.int8(self._params)
     self.cache_bytes = cache_bytes
     self._mesh = None
     if len(devices) > 1:
