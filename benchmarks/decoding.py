@@ -6,12 +6,12 @@ machine's other load only ever slows a turn. Both sample at temperature 1; the
 prompt is read before the clock starts to count tokens (a run of one token is subtracted).
 
     python benchmarks/decoding.py --shape=demo --threads=2
-    python benchmarks/decoding.py --shape=350m --threads=1 2 --candidates=1 8 --tokens=32
+    python benchmarks/decoding.py --shape=350m --threads 1 2 --candidates 1 8 --tokens=32
 
 With --options, instead, windows of Jacobi decoding take turns with plain decoding: time and CPU time of one forward pass.
 Random weights say nothing about how many tokens a pass settles; --passes draws pictures with the shipped demo model for that.
 
-    python benchmarks/decoding.py --shape=350m --threads=2 --candidates=1 --tokens=15 --options
+    python benchmarks/decoding.py --shape=350m --threads 1 2 --candidates=1 --tokens=63 --rounds=4 --options
     python benchmarks/decoding.py --passes
 
 Needs `pip install torch transformers` besides the project (not for --options and --passes).
