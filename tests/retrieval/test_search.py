@@ -27,6 +27,7 @@ VQ = VQGANConfig(image_size=32, channels=8, ch_mult=(1,), res_blocks=1, z_channe
 def workdir(tmp_path_factory, toy):
   folder = tmp_path_factory.mktemp("search")
   shutil.copytree(toy[0], folder / "assets" / "clip")
+  shutil.copytree(toy[0] / "text", folder / "tokenizers" / "text")  # the documents': here the same as the CLIP's
   encoder = Encoder.load(toy[0])
   shapes = jax.eval_shape(VQGAN(VQ).init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
   rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def workdir(tmp_path_factory, toy):
     records.write_shard(temporary / records.shard_name("documents", 0, 1), (
         {"id": row["id"], "caption": row["caption"], "text": encoder.tokenize(row["caption"]),
          "image": (rng.integers(0, 16, 16) + encoder.text.size).astype(np.int32)} for row in rows))
-    manifest["image_tokenizer"] = tokenizer.fingerprint
+    manifest |= {"image_tokenizer": tokenizer.fingerprint, "text_tokenizer": encoder.text.fingerprint}
   Index.build(folder / "index", Encoder.document(text, image), ids, encoder.fingerprint)
   return folder
 
