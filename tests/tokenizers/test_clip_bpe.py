@@ -13,7 +13,7 @@ from cm3leon_jax.errors import InputError
 from cm3leon_jax.tokenizers import clip_bpe
 from cm3leon_jax.tokenizers.clip_bpe import ClipTokenizer
 
-pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers", reason="in requirements-reference.txt")
 
 CAPTIONS = [
     "a photo of a cat", "", " ", "A  PHOTO\tof\na Cat ", "it's they're I've he'd we'll don't I'm", "3 dogs, 12345 & 1/2",
@@ -38,7 +38,7 @@ def tokenizer(openai_file, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hugging_face(openai_file):
-  transformers = pytest.importorskip("transformers")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   merges = clip_bpe.read_merges(openai_file)
   return transformers.CLIPTokenizer(vocab={p: i for i, p in enumerate(clip_bpe.pieces_of(merges))}, merges=merges)
 
@@ -58,8 +58,8 @@ def test_ids_equal_transformers(tokenizer, hugging_face):
 
 def test_ids_equal_openai(tokenizer, openai_file):
   """OpenAI's tokenizer itself, on text that it does not repair first."""
-  pytest.importorskip("ftfy")
-  pytest.importorskip("regex")
+  pytest.importorskip("ftfy", reason="in requirements-reference.txt")
+  pytest.importorskip("regex", reason="in requirements-reference.txt")
   spec = importlib.util.spec_from_file_location("openai_simple_tokenizer", openai_file.with_name("simple_tokenizer.py"))
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -23,7 +23,7 @@ def clip_package():
 def openai_model(activation="quick_gelu", *, embed=24, size=IMAGE_SIZE, image_layers=2, image_width=128, patch=8, length=LENGTH,
                  vocab=VOCAB, text_width=64, text_layers=2):
   """OpenAI's module, float32; OpenCLIP's is the same with GELU."""
-  torch = pytest.importorskip("torch")
+  torch = pytest.importorskip("torch", reason="in requirements-reference.txt")
   spec = importlib.util.spec_from_file_location("openai_clip_model", clip_package() / "model.py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -38,8 +38,8 @@ def openai_model(activation="quick_gelu", *, embed=24, size=IMAGE_SIZE, image_la
 
 
 def hugging_face_model(activation="quick_gelu", **image):
-  torch = pytest.importorskip("torch")
-  transformers = pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch", reason="in requirements-reference.txt")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   torch.manual_seed(0)
   text = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
               max_position_embeddings=LENGTH, hidden_act=activation, bos_token_id=VOCAB - 2, eos_token_id=VOCAB - 1,

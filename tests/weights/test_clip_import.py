@@ -159,7 +159,7 @@ def test_wrong_tensors_are_told_by_name(tmp_path, change, message):
 
 
 def test_wrong_sources_are_told(tmp_path):
-  safetensors = pytest.importorskip("safetensors.numpy")
+  safetensors = pytest.importorskip("safetensors.numpy", reason="in requirements-reference.txt")
 
   out = str(tmp_path / "out")
   with pytest.raises(InputError, match="none: no such file or folder"):

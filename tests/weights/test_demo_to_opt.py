@@ -93,7 +93,7 @@ def drawn_by(model, prompt, v, give_positions):
 
 @pytest.mark.slow
 def test_a_trained_demo_model_draws_the_same_greedy_tokens(run, documents, tmp_path):
-  transformers = pytest.importorskip("transformers")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   config, v, layout, params, _ = checkpoints.load_for_inference(run)
   text = TextTokenizer.load(assets.path("tokenizers/demo_text"))
   asked = [prompts.text_to_image(v, layout, text.encode(words), docs) for words in PROMPTS for docs in ((), documents[:2])]
@@ -110,7 +110,7 @@ def test_a_trained_demo_model_draws_the_same_greedy_tokens(run, documents, tmp_p
 @pytest.mark.parametrize("numbering", ["sequence", "document"])
 def test_a_tiny_random_model_draws_the_same_greedy_tokens(numbering, tmp_path):
   """The paper's numbering is transformers' own; the demo's is given."""
-  transformers = pytest.importorskip("transformers")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   layout = dataclasses.replace(random_model.LAYOUT, numbering=numbering)
   random_model.write(tmp_path / "ours", random_model.CM3LEON, layout)
   config, v, layout, params, _ = checkpoints.load_for_inference(tmp_path / "ours")

@@ -40,7 +40,8 @@ def our_logits(folder):
 
 
 def public_logits(folder, layout, tokens=TOKENS):
-  torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch", reason="in requirements-reference.txt")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   kind = {"opt": transformers.OPTForCausalLM, "chameleon": transformers.ChameleonForConditionalGeneration}[layout]
   model = kind.from_pretrained(folder, dtype=torch.float32).eval()
   with torch.no_grad():
@@ -115,7 +116,8 @@ def test_a_cast_is_the_nearest_number(tmp_path):
 
 def test_a_public_model_that_was_never_ours(tmp_path):
   """OPT's files do not say what ids mean: a model.json does."""
-  torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch", reason="in requirements-reference.txt")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   torch.manual_seed(0)
   model = transformers.OPTForCausalLM(transformers.OPTConfig(
       vocab_size=96, hidden_size=32, num_hidden_layers=2, ffn_dim=64, num_attention_heads=2, max_position_embeddings=24,
@@ -131,7 +133,8 @@ def test_a_public_model_that_was_never_ours(tmp_path):
 
 def test_a_public_chameleon_with_its_own_ids(tmp_path):
   """Its image codes come first, as in the released models; here they move behind the text."""
-  torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch", reason="in requirements-reference.txt")
+  transformers = pytest.importorskip("transformers", reason="in requirements-reference.txt")
   names = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3} | {f"IMGIMG{'ABCDEFGHIJ'[i // 10]}{'ABCDEFGHIJ'[i % 10]}Z": 4 + i
                                                            for i in range(16)}
   names |= {"<eoss>": 20, "<racm3:break>": 21} | {f"<sentinel:{i}>": 22 + i for i in range(4)}

@@ -73,7 +73,7 @@ def test_the_public_sizes(tmp_path, shape):
 
 
 def test_a_file_inside_another_model_and_safetensors(model, checkpoint, tmp_path):
-  save_file = pytest.importorskip("safetensors.torch").save_file
+  save_file = pytest.importorskip("safetensors.torch", reason="in requirements-reference.txt").save_file
   save_file({f"model.vqmodel.{n}": x.contiguous() for n, x in model.state_dict().items()}
             | {"model.embed_tokens.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
   vqgan.import_vqgan(str(checkpoint), str(tmp_path / "a"), SIZE)

@@ -98,7 +98,7 @@ def test_the_commands_and_the_python_run(folder):
   names = {}
   exec(lpips_code, names)
   assert names["distances"].shape == (4,) and (names["distances"] > 0).all()
-  pytest.importorskip("transformers")
+  pytest.importorskip("transformers", reason="in requirements-reference.txt")
   names = {}
   exec(opt_code, names)
   drawn = names["drawn"][0, len(names["prompt"].tokens):]

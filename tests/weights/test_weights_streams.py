@@ -39,7 +39,7 @@ def write(path, arrays):
 
 
 def test_the_package_reads_what_is_written_and_the_reverse(tmp_path):
-  safetensors = pytest.importorskip("safetensors.torch")
+  safetensors = pytest.importorskip("safetensors.torch", reason="in requirements-reference.txt")
   digest = write(tmp_path / "ours", ARRAYS)
   assert digest == blocks.sha256(tmp_path / "ours")
   tensors = safetensors.load_file(tmp_path / "ours")
